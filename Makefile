@@ -1,0 +1,61 @@
+# One command each: set up, test, check. Everything lives in .venv; nothing is installed elsewhere except the
+# system packages, and those only as root on a Debian-like system, or when asked for.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PACKAGES := ffmpeg
+OTHER_PYTHONS ?= $(shell $(PYTHON) tests/serving/find_pythons.py)
+
+.PHONY: test check fix setup system-packages test-serving fuzz soak bench schema clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu,dev]'
+	touch $(STAMP)
+
+# Missing system packages are installed when that is allowed; tests that need them skip otherwise, and fail in CI.
+test: setup
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! command -v ffprobe >/dev/null; then $(MAKE) system-packages; fi
+	$(BIN)/python -m pytest
+	$(MAKE) test-serving
+
+# The serving half, installed without the development tools, on every other supported Python that is present.
+test-serving: setup
+	@for python in $(OTHER_PYTHONS); do sh tests/serving/on_python.sh $$python || exit 1; done
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fix: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+system-packages:
+	@if [ "$$(id -u)" != 0 ]; then echo "as root: apt-get install --no-install-recommends $(PACKAGES)"; exit 1; fi
+	apt-get update -qq
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(PACKAGES)
+
+# Full counts; the suite runs about a tenth of them.
+fuzz: setup
+	$(BIN)/python -m tests.fuzz.fuzz_video --count 500 --seed 0
+
+soak: setup
+	$(BIN)/python -m tests.soak.memory --fps 30
+
+bench: setup
+	$(BIN)/python -m benchmarks.decoders
+
+schema: setup
+	$(BIN)/python -m tests.models.bundle_schema > docs/bundle.schema.json
+	$(BIN)/python -c 'from service import settings; print(settings.describe(), end="")' > docs/settings.table.md
+
+clean:
+	rm -rf $(VENV) .venv-*

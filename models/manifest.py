@@ -1,0 +1,396 @@
+"""manifest.json in, one frozen `Manifest` out: the versioned schema of a bundle, and nothing that touches a disk.
+
+`docs/bundle.md` explains every key; `docs/bundle.schema.json` is generated from the classes below.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+SCHEMA_VERSION = 1
+
+Count = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+NonNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+Size = tuple[Count, Count]
+
+
+class Part(BaseModel):
+    """Every part of a manifest refuses keys that it does not know and cannot be changed after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Resize(Part):
+    """How a displayed frame becomes a model's frame; `size_px` is the short side, or (width, height) for exact."""
+
+    mode: Literal["none", "short_side", "exact"] = "none"
+    size_px: Count | Size | None = None
+    interpolation: Literal["linear", "area", "cubic"] = "linear"
+
+    @model_validator(mode="after")
+    def _size_fits_mode(self) -> Resize:
+        wanted = {"none": type(None), "short_side": int, "exact": tuple}[self.mode]
+        if not isinstance(self.size_px, wanted):
+            accepted = {"none": "no size_px", "short_side": "one number", "exact": "[width, height]"}[self.mode]
+            raise ValueError(f"size_px {self.size_px} does not fit mode {self.mode!r}, which takes {accepted}")
+        return self
+
+
+class InputFormat(Part):
+    """What a graph wants of a clip: value = (pixel * scale - mean) / std, channel by channel."""
+
+    name: str | None = None
+    dtype: Literal["uint8", "float32"] = "uint8"
+    layout: Literal["NTHWC", "NCTHW", "NTCHW", "NHWC", "NCHW"] = "NTHWC"
+    channel_order: Literal["rgb", "bgr"] = "rgb"
+    scale: Positive = 1.0
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[Positive, ...] = (1.0,)
+
+    @model_validator(mode="after")
+    def _uint8_is_raw(self) -> InputFormat:
+        if self.dtype == "uint8" and (self.scale, self.mean, self.std) != (1.0, (0.0,), (1.0,)):
+            raise ValueError("a uint8 input takes no scale, mean or std: they stand inside its graph")
+        return self
+
+
+class Flow(Part):
+    """Optical flow between neighbouring frames, in pixels at the size that `resize` of its stream gives."""
+
+    algorithm: Literal["dis_ultrafast", "dis_fast", "dis_medium"] = "dis_medium"
+    clip_px: Positive | None = None
+    quantised: bool = False
+
+    @model_validator(mode="after")
+    def _quantised_needs_range(self) -> Flow:
+        if self.quantised and self.clip_px is None:
+            raise ValueError("quantised flow needs clip_px, the displacement that the bytes 0 and 255 stand for")
+        return self
+
+
+class StateTensor(Part):
+    """One memory of a streaming graph: `output` of a step is fed to `input` of the next; zeros at the start."""
+
+    input: str
+    output: str
+    shape: tuple[Count, ...]
+    dtype: Literal["float32", "int32", "int64"] = "float32"
+
+
+class State(Part):
+    """A streaming graph takes `step_frames` at a time and is reset before every snippet or once per video."""
+
+    reset: Literal["window", "video"] = "window"
+    step_frames: Count = 1
+    tensors: Annotated[tuple[StateTensor, ...], Field(min_length=1)]
+
+
+class StreamOutputs(Part):
+    """Names of a backbone graph's outputs; `score_activation` turns its raw class scores into probabilities."""
+
+    features: str | None = None
+    scores: str | None = None
+    score_activation: Literal["none", "softmax", "sigmoid"] = "none"
+
+    @model_validator(mode="after")
+    def _gives_something(self) -> StreamOutputs:
+        if self.features is None and self.scores is None:
+            raise ValueError("a stream must name its features output, its scores output, or both")
+        return self
+
+
+class Stream(Part):
+    """One backbone: how its clips are cut and prepared, and what its graph gives for each."""
+
+    name: str
+    kind: Literal["rgb", "flow"] = "rgb"
+    graph: str
+    clip_frames: Count
+    frame_step: Count = 1
+    resize: Resize = Resize()
+    crop_px: Size | None = None
+    input: InputFormat = InputFormat()
+    outputs: StreamOutputs
+    flow: Flow | None = None
+    state: State | None = None
+    fusion_weight: Positive = 1.0
+
+    @property
+    def span_frames(self) -> int:
+        """Frames from the first to the last of one clip, both counted."""
+        return (self.clip_frames - 1) * self.frame_step + 1
+
+    @model_validator(mode="after")
+    def _parts_agree(self) -> Stream:
+        if (self.kind == "flow") != (self.flow is not None):
+            raise ValueError(f"stream {self.name!r} is of kind {self.kind!r}: kind flow and the key flow go together")
+        if self.state and self.clip_frames % self.state.step_frames:
+            raise ValueError(f"clip_frames {self.clip_frames} is no multiple of step_frames {self.state.step_frames}")
+        if self.input.layout in ("NHWC", "NCHW") and (self.state.step_frames if self.state else self.clip_frames) > 1:
+            raise ValueError(f"layout {self.input.layout} has no time axis, but a clip has {self.clip_frames} frames")
+        return self
+
+
+class Grid(Part):
+    """Grid position g is frame g * stride_frames + offset_frames at the sampling rate `fps`."""
+
+    fps: Positive | Literal["native"] = "native"
+    stride_frames: Count
+    offset_frames: float
+    tail: Literal["drop", "pad"] = "drop"
+
+
+class Sliding(Part):
+    mode: Literal["sliding"]
+    length: Count
+    hop: Count
+    tail: Literal["shift", "pad", "drop"] = "shift"
+
+    @model_validator(mode="after")
+    def _no_gaps(self) -> Sliding:
+        if self.hop > self.length:
+            raise ValueError(f"hop {self.hop} is greater than length {self.length}: snippets between windows are lost")
+        return self
+
+
+class Resized(Part):
+    """The whole video interpolated to `length` steps.
+
+    `span` says which frames those steps share equally: those that the clips cover, whole strides of the video, or
+    all of it; step i stands at (i + offset_steps) / length of that span.
+    """
+
+    mode: Literal["resize"]
+    length: Count
+    span: Literal["clips", "strides", "video"] = "clips"
+    offset_steps: Fraction = 0.5
+
+
+class Whole(Part):
+    """One window as long as the video, padded; longer than `max_length`: overlapping windows of that length."""
+
+    mode: Literal["whole"]
+    multiple_of: Count = 1
+    max_length: Count | None = None
+    overlap: Annotated[float, Field(ge=0, lt=1)] = 0.25
+
+    @model_validator(mode="after")
+    def _multiples(self) -> Whole:
+        if self.max_length is not None and self.max_length % self.multiple_of:
+            raise ValueError(f"max_length {self.max_length} is no multiple of multiple_of {self.multiple_of}")
+        return self
+
+
+Windowing = Annotated[Sliding | Resized | Whole, Field(discriminator="mode")]
+
+
+class Detector(Part):
+    """The graph from features (B, C, T) and mask (B, T) to candidates or activations; values are tensor names."""
+
+    graph: str
+    features: str = "features"
+    mask: str | None = "mask"
+    spans: str = "spans"
+    scores: str = "scores"
+    groups: str | None = None
+    activations: str = "activations"
+    video_scores: str | None = None
+
+
+class Classifier(Part):
+    """Whole-video features (1, C, T) and mask to video_scores (1, K); run once per video."""
+
+    graph: str
+    features: str = "features"
+    mask: str | None = "mask"
+    video_scores: str = "video_scores"
+    activation: Literal["none", "softmax", "sigmoid"] = "none"
+
+
+class Suppression(Part):
+    """Non-maximum suppression; which numbers count depends on `kind` (docs/bundle.md)."""
+
+    kind: Literal["hard", "linear", "gaussian", "bsn"]
+    iou_threshold: Fraction = 0.5
+    sigma: Positive = 0.5
+    t1: NonNegative = 0.5
+    t2: NonNegative = 0.9
+    width_unit: Literal["normalised", "grid", "seconds"] = "normalised"
+    min_score: NonNegative = 0.0
+    max_kept: Count | None = None
+
+
+class Voting(Part):
+    iou_threshold: Fraction
+    weight: Literal["score_iou", "score"] = "score_iou"
+
+
+class Fusion(Part):
+    """Joins a candidate's score with the scores of the video's `classes` likeliest classes, one segment per class."""
+
+    rule: Literal["product", "sqrt", "none"] = "product"
+    classes: Count = 2
+    when: Literal["before_nms", "after_nms"] = "after_nms"
+    detector_score: Literal["as_is", "max_over_classes"] = "as_is"
+
+
+class Threshold(Part):
+    """A class is active where its curve exceeds value (absolute), or value times the curve's mean or maximum."""
+
+    kind: Literal["absolute", "mean", "max"]
+    values: Annotated[tuple[NonNegative, ...], Field(min_length=1)]
+
+
+class ActivationGrouping(Part):
+    """From curves of class activation to spans; lengths in frames at the sampling rate."""
+
+    support: Literal["point", "mean", "max"] = "point"
+    normalise: Literal["none", "minmax"] = "none"
+    threshold: Threshold
+    dilation_frames: Annotated[int, Field(ge=0)] = 0
+    max_gap_frames: Annotated[int, Field(ge=0)] = 0
+    min_length_frames: Count = 1
+    score: Literal["inner", "inner_outer", "max"] = "inner"
+    outer_fraction: NonNegative = 0.25
+    outer_context: Literal["clamped", "cmcs"] = "clamped"
+    global_weight: NonNegative = 0.0
+    min_video_score: NonNegative = 0.0
+    max_classes: Count | None = None
+
+
+class ScoreMap(Part):
+    """score = min(1, max(0, score / divide_by)): a monotone rule for scores that leave [0, 1]."""
+
+    divide_by: Positive = 1.0
+
+
+class Postprocessing(Part):
+    """The closed set of rules between raw outputs and segments."""
+
+    min_candidate_score: NonNegative = 0.0
+    top_k_per_group: Count | None = None
+    top_k_per_window: Count | None = None
+    max_classes_per_candidate: Count | None = None
+    min_length_s: NonNegative = 0.0
+    max_length_s: Positive | None = None
+    nms: Suppression | None = None
+    nms_scope: Literal["window", "video", "window_then_video"] = "video"
+    class_agnostic: bool = False
+    voting: Voting | None = None
+    fusion: Fusion = Fusion(rule="none")
+    grouping: ActivationGrouping | None = None
+    score_map: ScoreMap | None = ScoreMap()
+    min_score: Fraction = 0.0
+    top_k: Count | None = None
+
+
+class Presets(Part):
+    """`use` answers people: few, confident segments. `evaluation` feeds a metric: many, with raw scores."""
+
+    use: Postprocessing
+    evaluation: Postprocessing | None = None
+
+
+class LabelGroup(Part):
+    """A label that stands for several classes: their activations are added, and it replaces them."""
+
+    label: str
+    members: Annotated[tuple[str, ...], Field(min_length=1)]
+
+
+class FileRecord(Part):
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    size_bytes: Annotated[int, Field(ge=0)]
+
+
+class Manifest(Part):
+    """Everything that serving needs to know of a model."""
+
+    schema_version: Literal[1]
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+    version: Annotated[str, Field(pattern=r"^[0-9A-Za-z][0-9A-Za-z.+-]{0,31}$")]
+    licence: str
+    provenance: str
+    labels: Annotated[tuple[str, ...], Field(min_length=1)]
+    label_groups: tuple[LabelGroup, ...] = ()
+    streams: Annotated[tuple[Stream, ...], Field(min_length=1)]
+    grid: Grid
+    windowing: Windowing | None = None
+    output_kind: Literal["candidates", "activations"]
+    detector: Detector | None = None
+    classifier: Classifier | None = None
+    postprocessing: Presets
+    metrics: dict[str, float] = {}
+    parity: dict[str, float] = {}
+    files: dict[str, FileRecord]
+
+    @property
+    def graphs(self) -> tuple[str, ...]:
+        """Every graph that the bundle runs, once each, in the order of the walk."""
+        later = [part.graph for part in (self.detector, self.classifier) if part]
+        return tuple(dict.fromkeys([*(s.graph for s in self.streams), *later]))
+
+    @property
+    def segment_labels(self) -> tuple[str, ...]:
+        """The labels that segments can carry: classes outside every group, then the groups."""
+        grouped = {member for group in self.label_groups for member in group.members}
+        return (*(label for label in self.labels if label not in grouped), *(g.label for g in self.label_groups))
+
+    @model_validator(mode="after")
+    def _labels_are_distinct(self) -> Manifest:
+        for names, what in ((self.labels, "labels"), (self.segment_labels, "labels and label_groups")):
+            twice = sorted({name for name in names if names.count(name) > 1})
+            if twice:
+                raise ValueError(f"{what} name {', '.join(map(repr, twice))} more than once")
+        members = [member for group in self.label_groups for member in group.members]
+        unknown = sorted(set(members) - set(self.labels))
+        if unknown:
+            raise ValueError(f"label_groups name {', '.join(map(repr, unknown))}, which labels does not hold")
+        if len(members) != len(set(members)):
+            raise ValueError("a class may be a member of one label group only")
+        return self
+
+    @model_validator(mode="after")
+    def _stations_agree(self) -> Manifest:
+        names = [stream.name for stream in self.streams]
+        if len(names) != len(set(names)):
+            raise ValueError(f"stream names {names} are not distinct")
+        if self.detector is None and not all(stream.outputs.scores for stream in self.streams):
+            raise ValueError("without a detector every stream must give scores: they are the activations")
+        if self.detector is None and (self.output_kind != "activations" or self.windowing is not None):
+            raise ValueError("without a detector the output kind is activations and there is no windowing")
+        if self.detector is not None and self.windowing is None:
+            raise ValueError("a detector needs windowing: one of sliding, resize, whole")
+        if (self.detector or self.classifier) and not all(stream.outputs.features for stream in self.streams):
+            raise ValueError("with a detector or a classifier every stream must give features")
+        if self.label_groups and self.output_kind != "activations":
+            raise ValueError("label_groups add activations; a bundle whose output kind is candidates has none")
+        return self
+
+    @model_validator(mode="after")
+    def _streaming_state_fits_grid(self) -> Manifest:
+        for stream in self.streams:
+            if stream.state and stream.state.reset == "video" and stream.span_frames != self.grid.stride_frames:
+                raise ValueError(
+                    f"stream {stream.name!r} carries its state through the video, so its clips must follow each other: "
+                    f"a clip spans {stream.span_frames} frames, stride_frames is {self.grid.stride_frames}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _postprocessing_fits_kind(self) -> Manifest:
+        for preset in (self.postprocessing.use, self.postprocessing.evaluation):
+            if preset is not None and (self.output_kind == "activations") != (preset.grouping is not None):
+                raise ValueError("postprocessing.grouping goes with the output kind activations, and only with it")
+        return self
+
+    @model_validator(mode="after")
+    def _graphs_are_pinned(self) -> Manifest:
+        for graph in self.graphs:
+            if graph not in self.files:
+                raise ValueError(f"graph {graph!r} has no entry in files; its entries are {sorted(self.files)}")
+        return self

@@ -1,0 +1,323 @@
+"""The `tal` command: files and options in, segments on standard output, everything else on standard error."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from models import bundle as bundles
+from models.bundle import BundleError
+from service import doctor as checkup
+from service import formats, settings
+from service.errors import InvalidBundle, InvalidOptions, ModelNotFound, TalError
+from service.formats import Format
+from service.localization import DetectOptions, Localization
+from service.pipeline.pipeline import Decoding, Preset, localize
+from service.pipeline.video import DecodeLimits
+from service.runtime import loaded_model
+from service.runtime.onnx_session import OnnxOptions
+from service.runtime.session import Device
+from service.settings import MIB, Settings
+
+SOME_FAILED, MISUSED = 1, 2
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="From a video to action segments."
+)
+models_app = typer.Typer(no_args_is_help=True, help="Models (bundles) that are installed, and new ones.")
+app.add_typer(models_app, name="models")
+
+ModelArgument = Annotated[str, typer.Argument(help="A name under TAL_HOME/models, or a bundle's folder.")]
+
+
+def main() -> None:
+    """Entry point: what we can explain is one line on standard error, not a traceback."""
+    try:
+        app()
+    except TalError as error:
+        _complain(f"error: {error} [{error.code}]")
+        sys.exit(MISUSED)
+
+
+@app.command()
+def detect(
+    files: Annotated[list[Path], typer.Argument(help="Videos.", metavar="FILE...", show_default=False)],
+    bundle: Annotated[
+        str | None, typer.Option("--bundle", "-b", help="Model: a bundle's folder, or a name under TAL_HOME/models.")
+    ] = None,
+    format: Annotated[Format, typer.Option("--format", "-f", help="How to print.")] = "table",  # noqa: A002
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Write to this file; with several subtitles, into this folder."),
+    ] = None,
+    min_score: Annotated[float | None, typer.Option(help="Drop segments that score less (0 to 1).")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Keep at most so many segments per video.")] = None,
+    labels: Annotated[
+        list[str] | None, typer.Option(help="Only these labels; several by commas or by repeating.")
+    ] = None,
+    device: Annotated[Device | None, typer.Option(help="Where the model runs; default TAL_DEVICE.")] = None,
+    preset: Annotated[
+        Preset, typer.Option(help="Post-processing for use, or with many low scores for a metric.")
+    ] = "use",
+) -> None:
+    """Which actions happen in each FILE, from when to when.
+
+    A file that cannot be read does not stop the others; the exit status is then 1.
+    """
+    config = settings.read()
+    model = loaded_model.load(find_model(bundle, config), onnx_options(config, device))
+    options = DetectOptions(min_score, top_k, _split_labels(labels, model.manifest.segment_labels))
+    results: list[Localization] = []
+    failures: list[tuple[Path, TalError]] = []
+    with _progress() as track:
+        for number, path in enumerate(files, 1):
+            track_file = track(f"{path.name} ({number}/{len(files)})" if len(files) > 1 else path.name)
+            try:
+                results.append(
+                    localize(path, model, options, decoding=decoding(config), preset=preset, on_progress=track_file)
+                )
+            except InvalidOptions:
+                raise
+            except TalError as error:
+                failures.append((path, error))
+                _complain(f"{path}: {error} [{error.code}]")
+    _deliver(results, format, output)
+    if failures:
+        _complain(f"{len(results)} of {len(files)} videos done, {len(failures)} failed")
+        raise typer.Exit(SOME_FAILED)
+
+
+@models_app.command("list")
+def list_models() -> None:
+    """Every model in TAL_HOME/models."""
+    config = settings.read()
+    folders = sorted(path for path in config.models_folder.glob("*") if path.is_dir() and not path.name.startswith("."))
+    if not folders:
+        _complain(f"no models in {config.models_folder}; `tal models import` makes one")
+    for folder in folders:
+        try:
+            manifest = bundles.read(folder).manifest
+            about = f"{manifest.version:<10} {len(manifest.segment_labels)} labels, {manifest.output_kind}"
+        except BundleError as error:
+            about = f"unusable: {error}"
+        typer.echo(f"{folder.name:<32} {about}")
+
+
+@models_app.command("show")
+def show_model(model: ModelArgument) -> None:
+    """A model's manifest, as JSON, with the digest that pins it."""
+    bundle = _read_bundle(find_model(model, settings.read()))
+    document = bundle.manifest.model_dump(mode="json", exclude_none=True)
+    typer.echo(json.dumps({"sha256": bundle.sha256, **document}, indent=2, ensure_ascii=False))
+
+
+@models_app.command("verify")
+def verify_models(models: Annotated[list[str], typer.Argument(help="Names or folders.", metavar="MODEL...")]) -> None:
+    """Hashes every file, loads every graph, and holds both against the manifest."""
+    config = settings.read()
+    failed = 0
+    for name in models:
+        try:
+            model = loaded_model.load(find_model(name, config), onnx_options(config, None))
+            typer.echo(f"{name}: sound, {model.info.name} {model.info.version}, sha256 {model.info.sha256}")
+        except TalError as error:
+            failed += 1
+            _complain(f"{name}: {error} [{error.code}]")
+    if failed:
+        raise typer.Exit(SOME_FAILED)
+
+
+@models_app.command("import")
+def import_model(
+    graph: Annotated[Path, typer.Argument(help="An ONNX clip classifier, or a streaming one with --signature.")],
+    labels: Annotated[Path, typer.Option(help="Labels: one per line, or a JSON list.")],
+    name: Annotated[str, typer.Option(help="The model's name: lower case letters, digits, . _ and -.")],
+    fps: Annotated[float | None, typer.Option(help="Frames per second that the model sees.")] = None,
+    window: Annotated[float, typer.Option(help="Seconds of video per classification.")] = 2.0,
+    step: Annotated[
+        float | None, typer.Option(help="Seconds between classifications; default a quarter window.")
+    ] = None,
+    signature: Annotated[Path | None, typer.Option(help="JSON that pairs a streaming model's state tensors.")] = None,
+    group: Annotated[list[str] | None, typer.Option(help="NAME=LABEL,LABEL: classes to add up under one name.")] = None,
+    size: Annotated[int | None, typer.Option(help="Frame side in pixels, if the graph leaves it open.")] = None,
+    resize: Annotated[
+        Literal["crop", "stretch"], typer.Option(help="Centre crop of the scaled frame, or the whole frame squeezed.")
+    ] = "crop",
+    layout: Annotated[str | None, typer.Option(help="Input axes such as NCTHW, if the shape does not tell.")] = None,
+    bgr: Annotated[bool, typer.Option("--bgr", help="The model wants blue first.")] = False,
+    scale: Annotated[float | None, typer.Option(help="Factor on bytes for a float input; default 1/255.")] = None,
+    mean: Annotated[str, typer.Option(help="Subtracted after scaling: one number, or three by commas.")] = "0",
+    std: Annotated[str, typer.Option(help="Divided by after that: one number, or three by commas.")] = "1",
+    activation: Annotated[
+        Literal["auto", "none", "softmax", "sigmoid"], typer.Option(help="What makes the scores probabilities.")
+    ] = "auto",
+    threshold: Annotated[float, typer.Option(help="Mean probability above which a class is active.")] = 0.3,
+    licence: Annotated[str, typer.Option(help="Licence of the weights.")] = "unknown",
+    out: Annotated[Path | None, typer.Option(help="The bundle's folder; default TAL_HOME/models/NAME.")] = None,
+) -> None:
+    """Makes a localizer of an ONNX action classifier: windows over the video, class activations, segments."""
+    from exporters import onnx_classifier  # noqa: PLC0415  (doors import exporters inside the command that needs them)
+
+    folder = out or settings.read().models_folder / name
+    wanted = onnx_classifier.ClassifierImport(
+        name=name,
+        labels=onnx_classifier.read_labels(_read_text(labels)),
+        licence=licence,
+        provenance=f"imported from {graph.name}",
+        label_groups=tuple(_parse_group(text) for text in group or ()),
+        fps=fps,
+        window_s=window,
+        step_s=step,
+        size_px=size,
+        resize=resize,
+        layout=layout,
+        channel_order="bgr" if bgr else "rgb",
+        scale=scale,
+        mean=_numbers(mean, "mean"),
+        std=_numbers(std, "std"),
+        activation=activation,
+        threshold=threshold,
+        signature=onnx_classifier.read_signature(_read_text(signature)) if signature else None,
+    )
+    bundle = onnx_classifier.wrap(_read_bytes(graph), wanted, folder)
+    stream = bundle.manifest.streams[0]
+    _complain(
+        f"{folder}: {len(bundle.manifest.segment_labels)} labels, {stream.clip_frames} frames at "
+        f"{bundle.manifest.grid.fps} per second every {bundle.manifest.grid.stride_frames} frames, "
+        f"scores: {stream.outputs.score_activation}"
+    )
+
+
+@app.command()
+def doctor() -> None:
+    """What is installed, what runs models, how videos are read, and how much room there is."""
+    config = settings.read()
+    report = checkup.examine(config)
+    for line in report:
+        typer.echo(f"{line.what:<20} {line.found}")
+    problems = [line for line in report if not line.sound]
+    if problems:
+        _complain(f"{len(problems)} problem(s): {', '.join(line.what for line in problems)}")
+        raise typer.Exit(SOME_FAILED)
+
+
+def find_model(named: str | None, config: Settings) -> Path:
+    """A model's folder, from a folder or a name; without either, TAL_DEFAULT_MODEL."""
+    wanted = named or config.default_model
+    if wanted is None:
+        raise ModelNotFound(f"no model named: give --bundle or set TAL_DEFAULT_MODEL; {_installed(config)}")
+    folder = Path(wanted)
+    if folder.is_dir():
+        return folder
+    installed = config.models_folder / wanted
+    if Path(wanted).name == wanted and installed.is_dir():
+        return installed
+    raise ModelNotFound(f"model {wanted!r} is neither a folder nor installed; {_installed(config)}")
+
+
+def onnx_options(config: Settings, device: Device | None) -> OnnxOptions:
+    return OnnxOptions(device or config.device, config.threads, config.gpu_memory_mib * MIB, config.gpu_index)
+
+
+def decoding(config: Settings) -> Decoding:
+    limits = DecodeLimits(
+        memory_bytes=config.decode_memory_mib * MIB,
+        stall_s=config.decode_stall_s,
+        max_duration_s=config.max_video_s,
+        max_frame_px=config.max_frame_px,
+        max_file_bytes=config.max_video_mib * MIB,
+    )
+    return Decoding(config.decoder, config.decode_threads, limits)
+
+
+def _installed(config: Settings) -> str:
+    names = sorted(path.name for path in config.models_folder.glob("*") if path.is_dir())
+    return f"installed in {config.models_folder}: {', '.join(names) or 'none'}"
+
+
+def _read_bundle(folder: Path) -> bundles.Bundle:
+    try:
+        return bundles.read(folder)
+    except BundleError as error:
+        raise InvalidBundle(str(error)) from error
+
+
+def _split_labels(given: list[str] | None, known: tuple[str, ...]) -> tuple[str, ...] | None:
+    """A value that is a label stays whole, commas and all; any other is a list."""
+    if not given:
+        return None
+    parts = [[value] if value in known else value.split(",") for value in given]
+    return tuple(label.strip() for part in parts for label in part if label.strip())
+
+
+def _parse_group(text: str) -> tuple[str, tuple[str, ...]]:
+    label, separator, members = text.partition("=")
+    if not separator or not label.strip() or not members.strip():
+        raise InvalidOptions(f"group {text!r}: NAME=LABEL,LABEL is needed")
+    return label.strip(), tuple(member.strip() for member in members.split(","))
+
+
+def _numbers(text: str, what: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise InvalidOptions(f"{what} {text!r}: numbers separated by commas are needed") from None
+
+
+def _read_text(path: Path) -> str:
+    return _read_bytes(path).decode("utf-8-sig", errors="replace")
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InvalidOptions(f"{path}: {error.strerror or error}") from None
+
+
+def _deliver(results: list[Localization], wanted: Format, output: Path | None) -> None:
+    if wanted in formats.SUBTITLES and len(results) > 1:
+        if output is None:
+            raise InvalidOptions(
+                f"{wanted} holds one video, {len(results)} were asked for; name a folder with --output"
+            )
+        output.mkdir(parents=True, exist_ok=True)
+        for result in results:
+            (output / f"{result.video_name}.{wanted}").write_text(formats.write([result], wanted), encoding="utf-8")
+        return
+    text = formats.write(results, wanted) if results else ""
+    if output is None:
+        typer.echo(text, nl=False)
+    else:
+        output.write_text(text, encoding="utf-8")
+
+
+def _complain(message: str) -> None:
+    typer.echo(message, err=True)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str], Callable[[float, float], None]]]:
+    """A bar on a terminal; in a pipe, silence."""
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+
+        def track(name: str) -> Callable[[float, float], None]:
+            task = progress.add_task(name, total=None)
+            return lambda done_s, total_s: progress.update(task, completed=done_s, total=max(done_s, total_s))
+
+        yield track

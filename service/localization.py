@@ -1,0 +1,62 @@
+"""The vocabulary of an answer: what was asked of a video, what the video is, and which actions it holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """A video as its container describes it; `width_px` and `height_px` are as displayed (rotated, square pixels)."""
+
+    duration_s: float
+    num_frames: int
+    fps: float
+    is_vfr: bool
+    width_px: int
+    height_px: int
+    rotation_deg: int
+    codec: str
+    container: str
+    start_s: float
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One action: from `start_s` to `end_s` on the container's presentation timeline, score in [0, 1]."""
+
+    start_s: float
+    end_s: float
+    label: str
+    score: float
+
+
+@dataclass(frozen=True)
+class DetectOptions:
+    """What a caller may choose per request; None leaves the choice to the bundle."""
+
+    min_score: float | None = None
+    top_k: int | None = None
+    labels: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    name: str
+    version: str
+    sha256: str
+    provider: str
+
+
+@dataclass(frozen=True)
+class Localization:
+    """The whole answer for one video."""
+
+    video_name: str
+    video: VideoInfo
+    model: ModelInfo
+    segments: tuple[Segment, ...]
+    timings_s: dict[str, float]
+    warnings: tuple[str, ...] = ()
+    details: dict[str, Any] = field(default_factory=dict)

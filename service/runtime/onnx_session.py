@@ -1,0 +1,169 @@
+"""The bytes of an ONNX graph in, a `Session` on ONNX Runtime out; CPU or CUDA, and never silently the other."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from service.errors import DeviceUnavailable, InferenceFailed, InvalidBundle
+from service.runtime.device_graphs import identity
+from service.runtime.session import Array, Device, Tensor, TensorSpec
+
+CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
+QUIET = 3  # ONNX Runtime's severity "error": its warnings about graph optimisation are not for users
+
+
+@dataclass(frozen=True)
+class OnnxOptions:
+    """`threads` 0 lets ONNX Runtime take every core; `gpu_memory_bytes` 0 sets no limit on its arena."""
+
+    device: Device = "auto"
+    threads: int = 0
+    gpu_memory_bytes: int = 0
+    gpu_index: int = 0
+
+
+@dataclass(frozen=True)
+class OrtTensor:
+    """A tensor that ONNX Runtime holds, on the host or on a GPU."""
+
+    value: Any
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.value.shape())
+
+    def numpy(self) -> Array:
+        return np.asarray(self.value.numpy())
+
+
+class OnnxSession:
+    """One graph in ONNX Runtime. `bind` routes every run through IOBinding, which CUDA always uses."""
+
+    def __init__(self, graph: bytes, options: OnnxOptions, *, name: str = "graph", bind: bool = False) -> None:
+        ort = _runtime()
+        provider = choose_provider(options.device)
+        try:
+            self._session = ort.InferenceSession(
+                graph, _session_options(options), providers=_providers(provider, options)
+            )
+        except Exception as error:
+            raise InvalidBundle(f"{name}: ONNX Runtime cannot load it: {_first_line(error)}") from error
+        active = self._session.get_providers()
+        if provider not in active:
+            raise DeviceUnavailable(
+                f"{name}: device 'cuda' was asked for, but ONNX Runtime runs it on {', '.join(active)}; "
+                f"{_cuda_advice()}"
+            )
+        self.name, self.provider, self._options = name, provider, options
+        self.inputs = tuple(_spec(node) for node in self._session.get_inputs())
+        self.outputs = tuple(_spec(node) for node in self._session.get_outputs())
+        self.keeps_on_device = bind or provider == CUDA
+
+    def run(
+        self, feeds: Mapping[str, Tensor], *, keep: Collection[str] = (), want: Collection[str] = ()
+    ) -> dict[str, Tensor]:
+        names = [spec.name for spec in self.outputs if not want or spec.name in want]
+        try:
+            if self.keeps_on_device:
+                return self._run_bound(feeds, keep, names)
+            return dict(zip(names, self._session.run(names, dict(feeds)), strict=True))
+        except Exception as error:
+            shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in feeds.items())
+            raise InferenceFailed(f"{self.name}: failed on {shapes}: {_first_line(error)}") from error
+
+    def _run_bound(self, feeds: Mapping[str, Tensor], keep: Collection[str], names: list[str]) -> dict[str, Tensor]:
+        device = "cuda" if self.provider == CUDA else "cpu"
+        binding = self._session.io_binding()
+        for name, tensor in feeds.items():
+            if isinstance(tensor, OrtTensor):
+                binding.bind_ortvalue_input(name, tensor.value)
+            else:
+                binding.bind_cpu_input(name, np.ascontiguousarray(tensor))
+        for name in names:
+            binding.bind_output(name, device if name in keep else "cpu", self._options.gpu_index)
+        self._session.run_with_iobinding(binding)
+        values = binding.get_outputs()
+        return {
+            name: OrtTensor(value) if name in keep else value.numpy() for name, value in zip(names, values, strict=True)
+        }
+
+
+def choose_provider(device: Device) -> str:
+    """`auto` takes CUDA where it works; `cuda` takes nothing else and says what is missing."""
+    if device == "cpu":
+        return CPU
+    if CUDA in available_providers() and (device == "cuda" or _cuda_works()):
+        return CUDA
+    if device == "cuda":
+        raise DeviceUnavailable(
+            f"device 'cuda' was asked for, but this ONNX Runtime has only "
+            f"{', '.join(available_providers())}; {_cuda_advice()}"
+        )
+    return CPU
+
+
+def available_providers() -> list[str]:
+    return list(_runtime().get_available_providers())
+
+
+@cache
+def _runtime() -> Any:
+    try:
+        import onnxruntime as ort  # noqa: PLC0415  (absent until the extra cpu or gpu is installed)
+    except ImportError as error:
+        raise DeviceUnavailable(
+            "ONNX Runtime is not installed; install the extra 'cpu' (pip install '.[cpu]') or 'gpu'"
+        ) from error
+    ort.disable_telemetry_events()
+    ort.set_default_logger_severity(QUIET)
+    return ort
+
+
+@cache
+def _cuda_works() -> bool:
+    """The CUDA wheel lists its provider on machines without a GPU too; only loading its libraries tells."""
+    ort = _runtime()
+    try:
+        ort.preload_dlls()
+        return CUDA in ort.InferenceSession(identity(), providers=[CUDA, CPU]).get_providers()
+    except Exception:  # noqa: BLE001  (whatever it is, CUDA does not work here)
+        return False
+
+
+def _session_options(options: OnnxOptions) -> Any:
+    ort = _runtime()
+    settings = ort.SessionOptions()
+    settings.log_severity_level = QUIET
+    settings.intra_op_num_threads = options.threads
+    settings.inter_op_num_threads = 1
+    # Spinning threads would take the cores from the decoder, which works at the same time.
+    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return settings
+
+
+def _providers(provider: str, options: OnnxOptions) -> list[Any]:
+    if provider == CPU:
+        return [CPU]
+    cuda: dict[str, Any] = {"device_id": options.gpu_index, "arena_extend_strategy": "kSameAsRequested"}
+    if options.gpu_memory_bytes:
+        cuda["gpu_mem_limit"] = options.gpu_memory_bytes
+    _runtime().preload_dlls()
+    return [(CUDA, cuda), CPU]
+
+
+def _spec(node: Any) -> TensorSpec:
+    shape = tuple(dim if isinstance(dim, int) else None for dim in node.shape)
+    return TensorSpec(node.name, shape, node.type.removeprefix("tensor(").removesuffix(")"))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n", 1)[0][:300]
+
+
+def _cuda_advice() -> str:
+    return "it needs the extra 'gpu', CUDA 13 with cuDNN 9 and a driver that sees a GPU; or choose device 'cpu'"

@@ -1,0 +1,82 @@
+"""Environment variables `TAL_*` in, one frozen `Settings` out. Only doors read it; rooms get plain values."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from service.errors import InvalidOptions
+
+MIB = 1024 * 1024
+
+
+def _default_home() -> Path:
+    data = os.environ.get("XDG_DATA_HOME")
+    return (Path(data) if data else Path.home() / ".local" / "share") / "tal"
+
+
+class Settings(BaseSettings):
+    """What an operator sets; `docs/settings.md` is generated from these fields."""
+
+    model_config = SettingsConfigDict(env_prefix="TAL_", frozen=True, extra="ignore")
+
+    home: Path = Field(default_factory=_default_home, description="Where models and other state live.")
+    default_model: str | None = Field(
+        default=None, description="The model that is used where none is named: a name in TAL_HOME/models, or a folder."
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto", description="Where models run. `cuda` is strict: without a working GPU it is an error."
+    )
+    threads: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="CPU threads of the inference engine; 0 takes every core."
+    )
+    gpu_memory_mib: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="Upper bound of the inference engine's GPU memory; 0 sets none."
+    )
+    gpu_index: Annotated[int, Field(ge=0)] = Field(default=0, description="Which GPU to use, counted from 0.")
+    decoder: Literal["auto", "pyav", "decord"] = Field(
+        default="auto",
+        description="`auto` takes the decoder that was faster in benchmarks/results/decoders.md; `decord` is used for "
+        "the clips that it reads correctly, and PyAV for all others.",
+    )
+    decode_threads: Annotated[int, Field(ge=1)] = Field(default=1, description="Threads of the video decoder.")
+    decode_memory_mib: Annotated[int, Field(ge=256)] = Field(
+        default=4096, description="Address space of the decoder's process; what needs more fails by itself."
+    )
+    decode_stall_s: Annotated[float, Field(gt=0)] = Field(
+        default=30.0, description="How long a decoder may stay silent before it is ended."
+    )
+    max_video_s: Annotated[float, Field(gt=0)] = Field(default=6 * 3600.0, description="Longest video accepted.")
+    max_frame_px: Annotated[int, Field(ge=1)] = Field(
+        default=8192 * 8192, description="Largest frame accepted, in pixels (width times height)."
+    )
+    max_video_mib: Annotated[int, Field(ge=1)] = Field(default=64 * 1024, description="Largest video file accepted.")
+
+    @property
+    def models_folder(self) -> Path:
+        return self.home / "models"
+
+
+def read() -> Settings:
+    """The settings of this process; a bad value is told with its variable's name."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        findings = (
+            f"TAL_{str(finding['loc'][0]).upper()}: {finding['msg']} (found {finding['input']!r})"
+            for finding in error.errors(include_url=False)
+        )
+        raise InvalidOptions("; ".join(findings)) from None
+
+
+def describe() -> str:
+    """The table of docs/settings.md."""
+    rows = ["| variable | default | meaning |", "|---|---|---|"]
+    for name, field in Settings.model_fields.items():
+        default = "`$XDG_DATA_HOME/tal` or `~/.local/share/tal`" if name == "home" else f"`{field.default}`"
+        rows.append(f"| `TAL_{name.upper()}` | {'none' if field.default is None else default} | {field.description} |")
+    return "\n".join(rows) + "\n"
