@@ -55,7 +55,7 @@ bench: setup
 
 schema: setup
 	$(BIN)/python -m tests.models.bundle_schema > docs/bundle.schema.json
-	$(BIN)/python -c 'from service import settings; print(settings.describe(), end="")' > docs/settings.table.md
+	$(BIN)/python -m tests.service.write_settings docs/settings.md
 
 clean:
 	rm -rf $(VENV) .venv-*

@@ -284,7 +284,7 @@ class Postprocessing(Part):
     fusion: Fusion = Fusion(rule="none")
     grouping: ActivationGrouping | None = None
     score_map: ScoreMap | None = ScoreMap()
-    min_score: Fraction = 0.0
+    min_score: Fraction | None = None
     top_k: Count | None = None
 
 

@@ -63,7 +63,7 @@ def _leaves(body: bytes) -> Iterator[tuple[bytes, bytes]]:
     for kind, inner in _boxes(body):
         if kind in _CONTAINERS:
             yield from _leaves(inner)
-        elif kind != b"hdlr" or inner[8:12] != b"url ":  # minf may hold a second, QuickTime data handler
+        elif kind != b"hdlr" or inner[4:8] != b"dhlr":  # QuickTime's second one, about where the data lies
             yield kind, inner
 
 

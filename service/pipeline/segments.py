@@ -187,5 +187,9 @@ def _choose(segments: list[Segment], rules: Postprocessing, options: DetectOptio
     """What the caller asked for, or else what the bundle thinks useful."""
     least = rules.min_score if options.min_score is None else options.min_score
     limit = rules.top_k if options.top_k is None else options.top_k
-    wanted = [s for s in segments if s.score >= least and (options.labels is None or s.label in options.labels)]
+    wanted = [
+        segment
+        for segment in segments
+        if (least is None or segment.score >= least) and (options.labels is None or segment.label in options.labels)
+    ]
     return sorted(wanted, key=lambda s: (-s.score, s.start_s, s.end_s, s.label))[:limit]

@@ -16,6 +16,8 @@ CPP = Quirks(width_epsilon=1e-6, spare_first=True)
 CPP_HARD = Quirks(width_epsilon=1e-6)
 PYTHON = {"rtol": 1e-9, "atol": 0}
 FLOAT32 = {"rtol": 0, "atol": 1e-5}
+# The references average in float32, whose steps are 8e-6 from 64 on: their own rounding exceeds 1e-5 there.
+FLOAT32_MEANS = {"rtol": 2 * np.finfo(np.float32).eps, "atol": 1e-5}
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +62,7 @@ def test_video_postprocessing_equals_actionformer_and_opentad(golden, config):
         voting=voting,
     )
     expected = f"nms/{config['name']}"
-    np.testing.assert_allclose(kept.spans, golden[f"{expected}/segments"], **FLOAT32)
+    np.testing.assert_allclose(kept.spans, golden[f"{expected}/segments"], **(FLOAT32_MEANS if voting else FLOAT32))
     np.testing.assert_allclose(kept.scores, golden[f"{expected}/scores"], **FLOAT32)
     np.testing.assert_array_equal(kept.labels, golden[f"{expected}/labels"])
 
@@ -82,8 +84,17 @@ def test_hard_suppression_equals_the_compiled_reference(golden):
 @pytest.mark.parametrize(("library", "weight"), [("af", "score_iou"), ("opentad", "score")])
 def test_voting_equals_the_references(golden, library, weight):
     spans, scores = golden["cand/segments"], golden["cand/scores"]
-    moved = vote(spans[:30], spans, scores, 0.7, weight)
-    np.testing.assert_allclose(moved, golden[f"voting/{library}"], **FLOAT32)
+    moved = vote(spans[:30], spans, scores, 0.6, weight)
+    np.testing.assert_allclose(moved, golden[f"voting/{library}"], **FLOAT32_MEANS)
+
+
+@pytest.mark.parametrize("weight", ["score_iou", "score"])
+def test_voting_is_the_weighted_mean_over_all_candidates(golden, weight):
+    spans, scores = golden["cand/segments"].astype(np.float64), golden["cand/scores"].astype(np.float64)
+    overlap = tiou(spans, spans)
+    weights = (overlap >= 0.6) * scores * (overlap if weight == "score_iou" else 1)
+    expected = weights @ spans / weights.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(vote(spans, spans, scores, 0.6, weight), expected, rtol=1e-12)
 
 
 PUBLISHED = [

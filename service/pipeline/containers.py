@@ -1,0 +1,243 @@
+"""A video file in; what its container says out: header, timeline and orientation, or a typed refusal. Runs in the child.
+
+The lists of formats and protocols are closed: some of FFmpeg's demuxers open whatever other files and addresses their
+input names (hls, dash, concat, image sequences), and an upload must never choose what this machine opens.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import islice, pairwise
+from pathlib import Path
+
+import av
+from av.container import InputContainer
+from av.stream import Disposition
+from av.video.stream import VideoStream
+
+from service.errors import CorruptVideo, NoVideoStream, UnsupportedMedia, VideoNotFound
+from service.localization import VideoInfo
+from service.pipeline.frame_views import Orientation, SizePx
+
+_FORMATS = (
+    "mov,matroska,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,mxf,h264,hevc,m4v,ivf,obu,rm,wtv,nut,"
+    "mp3,aac,flac,wav,aiff,ac3,amr"  # sound only: opened to say so
+)
+# Their clocks start anywhere (a recording of a running broadcast), so the container's start is the timeline's zero.
+_ARBITRARY_START = {"mpegts", "mpeg"}
+_SHORT_NAMES = {"mov,mp4,m4a,3gp,3g2,mj2": "mp4", "matroska,webm": "matroska"}
+_SCAN_PACKETS = 512
+_SIGNATURES = (
+    (4, (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"moof", b"styp")),
+    (0, (b"\x1aE\xdf\xa3", b"FLV\x01", b"OggS", b"DKIF", b"0&\xb2u\x8ef\xcf\x11", b".RMF", b"\x06\x0e+4")),
+    (0, (b"\x00\x00\x01\xba", b"\x00\x00\x01\xb3", b"\x00\x00\x00\x01", b"\x00\x00\x01")),
+    (8, (b"AVI ",)),
+)
+
+
+@dataclass(frozen=True)
+class VideoHeader:
+    """The best video stream as announced; `origin_ticks` is subtracted from every presentation timestamp."""
+
+    info: VideoInfo
+    time_base: Fraction
+    origin_ticks: int
+    start_ticks: int
+    frame_s: float
+    announced_end_s: float | None
+    stored_px: SizePx
+    orientation: Orientation
+    pixel_format: str
+    num_video_streams: int
+    warnings: tuple[str, ...] = ()
+
+    def time_s(self, ticks: int) -> float:
+        return (ticks - self.origin_ticks) * self.time_base.numerator / self.time_base.denominator
+
+    @property
+    def display_px(self) -> SizePx:
+        return self.info.width_px, self.info.height_px
+
+
+def open_container(path: Path) -> InputContainer:
+    options = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
+    try:
+        return av.open(f"file:{path}", container_options=options, metadata_errors="replace")
+    except MemoryError:
+        raise
+    except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
+        raise VideoNotFound(f"{path.name} cannot be opened: {error.strerror}") from error
+    except av.FFmpegError as error:
+        if _has_known_signature(path):
+            raise CorruptVideo(f"{path.name} is damaged beyond opening: {error.strerror}") from error
+        raise UnsupportedMedia(f"{path.name} is not a video container that can be read here") from error
+
+
+def best_video_stream(container: InputContainer) -> VideoStream:
+    stream = container.streams.best("video")
+    if not isinstance(stream, VideoStream) or stream.disposition & Disposition.attached_pic:
+        raise NoVideoStream(f"{_name(container)} holds no video stream, only {_kinds(container)}")
+    if stream.codec_context is None:
+        raise UnsupportedMedia(f"{_name(container)} has a video stream in a codec that is not known here")
+    return stream
+
+
+def read_header(path: Path) -> VideoHeader:
+    with open_container(path) as container:
+        stream = best_video_stream(container)
+        if stream.codec_context.width < 1 or stream.codec_context.height < 1:
+            raise CorruptVideo(f"{path.name} gives no picture size: nothing in its video stream can be decoded")
+        ticks, matrix = _scan(container, stream)
+        return _describe(container, stream, ticks, matrix)
+
+
+def _describe(
+    container: InputContainer, stream: VideoStream, ticks: list[int], matrix: tuple[float, ...]
+) -> VideoHeader:
+    time_base = stream.time_base or Fraction(1, 1000)
+    rebased = container.format.name in _ARBITRARY_START and container.start_time is not None
+    origin = round(Fraction(container.start_time or 0, av.time_base) / time_base) if rebased else 0
+    start = ticks[0] if ticks else (stream.start_time or origin)
+    orientation, rotation_deg, turned = _orientation(matrix)
+    stored = (stream.codec_context.width, stream.codec_context.height)
+    width, height = orientation.size(_square_pixels(stored, stream.sample_aspect_ratio))
+    irregular = _is_irregular(ticks, time_base)
+    rate = stream.average_rate or stream.guessed_rate or stream.base_rate
+    fps = _mean_rate(ticks, time_base) if irregular else float(rate or 0)
+    start_s = float((start - origin) * time_base)
+    end_s, exact = _announced_end(container, stream, time_base, origin)
+    info = VideoInfo(
+        duration_s=max(0.0, end_s - start_s),
+        num_frames=max(0, stream.frames),
+        fps=fps,
+        is_vfr=irregular,
+        width_px=width,
+        height_px=height,
+        rotation_deg=rotation_deg,
+        codec=stream.codec_context.codec.canonical_name,
+        container=_SHORT_NAMES.get(container.format.name, container.format.name),
+        start_s=start_s,
+    )
+    return VideoHeader(
+        info=info,
+        time_base=time_base,
+        origin_ticks=origin,
+        start_ticks=start,
+        frame_s=1 / fps if fps > 0 else 0.04,
+        announced_end_s=end_s if exact else None,
+        stored_px=stored,
+        orientation=orientation,
+        pixel_format=stream.codec_context.pix_fmt or "",
+        num_video_streams=sum(not s.disposition & Disposition.attached_pic for s in container.streams.video),
+        warnings=turned,
+    )
+
+
+def spread_is_irregular(shortest_s: float, longest_s: float, time_base: Fraction) -> bool:
+    """Whether frame intervals differ by more than a container's rounding (Matroska rounds to 1/1000 s)."""
+    return longest_s - shortest_s > max(2 * float(time_base), 0.0015)
+
+
+def _is_irregular(ticks: list[int], time_base: Fraction) -> bool:
+    steps_s = [float((after - before) * time_base) for before, after in pairwise(ticks)]
+    return bool(steps_s) and spread_is_irregular(min(steps_s), max(steps_s), time_base)
+
+
+def _scan(container: InputContainer, stream: VideoStream) -> tuple[list[int], tuple[float, ...]]:
+    """Presentation ticks of the first packets, in order, and the first frame's display matrix."""
+    packets = list(islice(_readable(container, stream), _SCAN_PACKETS))
+    ticks = sorted(p.pts for p in packets if p.pts is not None and not p.is_discard)
+    if len(packets) == _SCAN_PACKETS:
+        ticks = ticks[: -_SCAN_PACKETS // 16]  # the last ones may lack neighbours that are stored later
+    for packet in packets:
+        try:
+            frames = packet.decode()
+        except MemoryError:
+            raise
+        except av.FFmpegError:
+            break
+        if frames:
+            return ticks, _display_matrix(frames[0])
+    return ticks, ()
+
+
+def _readable(container: InputContainer, stream: VideoStream) -> Iterator[av.Packet]:
+    try:
+        yield from container.demux(stream)
+    except MemoryError:
+        raise
+    except av.FFmpegError:
+        return
+
+
+def _display_matrix(frame: av.VideoFrame) -> tuple[float, ...]:
+    for data in frame.side_data:
+        if data.type.name == "DISPLAYMATRIX":
+            a, b, _, c, d = struct.unpack_from("=5i", bytes(data))
+            return a, b, c, d
+    return ()
+
+
+def _orientation(matrix: tuple[float, ...]) -> tuple[Orientation, int, tuple[str, ...]]:
+    """From the map (x, y) -> (a·x + c·y, b·x + d·y); rotation_deg is clockwise."""
+    if not any(matrix):
+        return Orientation(), 0, ()
+    largest = max(map(abs, matrix))
+    a, b, c, d = (round(value / largest) for value in matrix)
+    degrees = math.degrees(math.atan2(matrix[1], matrix[0])) % 360
+    if abs(a * d - b * c) != 1 or (a and b) or max(abs(v / largest - round(v / largest)) for v in matrix) > 0.01:
+        return Orientation(), 0, (f"the file asks for a rotation by {degrees:.1f}°, which is not a quarter turn: ignored",)
+    if a:
+        return Orientation(False, d < 0, a < 0), round(degrees) % 360, ()
+    return Orientation(True, b < 0, c < 0), round(degrees) % 360, ()
+
+
+def _square_pixels(stored_px: SizePx, aspect: Fraction | None) -> SizePx:
+    """Aspects beyond 1:16 are garbage from a damaged header."""
+    if not aspect or not Fraction(1, 16) <= aspect <= 16:
+        return stored_px
+    return max(1, round(stored_px[0] * aspect)), stored_px[1]
+
+
+def _mean_rate(ticks: list[int], time_base: Fraction) -> float:
+    return float((len(ticks) - 1) / ((ticks[-1] - ticks[0]) * time_base))
+
+
+def _announced_end(
+    container: InputContainer, stream: VideoStream, time_base: Fraction, origin: int
+) -> tuple[float, bool]:
+    """The end on the timeline (0 = not said), and whether it is about this stream rather than the whole file."""
+    if stream.duration:
+        return float(((stream.start_time or origin) - origin + stream.duration) * time_base), True
+    tagged = _clock_s(stream.metadata.get("DURATION", ""))
+    if tagged:
+        return tagged, True
+    return (container.duration or 0) / av.time_base, len(container.streams) == 1
+
+
+def _clock_s(text: str) -> float:
+    parts = text.split(":")
+    try:
+        hours, minutes, seconds = (float(part) for part in parts)
+    except ValueError:
+        return 0.0
+    return hours * 3600 + minutes * 60 + seconds
+
+
+def _has_known_signature(path: Path) -> bool:
+    with path.open("rb") as file:
+        head = file.read(1024)
+    transport = any(head[at : at + 377 : 188] == b"GGG" for at in (0, 4)) or head[4:389:192] == b"GGG"
+    return transport or any(head[at:].startswith(marks) for at, marks in _SIGNATURES)
+
+
+def _name(container: InputContainer) -> str:
+    return Path(container.name).name
+
+
+def _kinds(container: InputContainer) -> str:
+    return ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"

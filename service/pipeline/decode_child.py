@@ -1,0 +1,268 @@
+"""A decode request on a pipe in; the video's header, then batches of frames in shared memory, out. A process of its own.
+
+Whatever a hostile file does to FFmpeg happens here: the process has memory and CPU limits, it ends when its parent
+does, and the parent kills it when it falls silent. The pipe from the parent carries the request and then one byte per
+ring slot that is free again; the pipe to the parent carries JSON messages, each after its length.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import math
+import os
+import resource
+import signal
+import struct
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import av.logging
+
+from service.errors import InvalidOptions, TalError, VideoTooLarge, VideoTooLong, ZeroFrames
+from service.pipeline.containers import VideoHeader, read_header, spread_is_irregular
+from service.pipeline.decoders import FASTER_DECODER, Decoder, DecordDecoder, PyAvDecoder, TimedFrame, decord_refusal
+from service.pipeline.frame_ring import FrameRing, RingLayout, size_memory
+from service.pipeline.frame_views import FrameView, Pixels, show
+from service.pipeline.video import DecodeLimits, DecodeRequest
+
+_PR_SET_PDEATHSIG = 1
+_PROGRESS_EVERY_S = 1.0
+
+
+class Parent:
+    """The two pipes; the end of file on the control pipe ends this process at once, whatever else it is doing."""
+
+    def __init__(self, control_fd: int, message_fd: int) -> None:
+        self._control = os.fdopen(control_fd, "rb", buffering=0)
+        self._message_fd = message_fd
+        self._sent_at_s = time.monotonic()
+        self.free_slots = threading.Semaphore(0)
+
+    def request(self) -> DecodeRequest:
+        line = b""
+        while not line.endswith(b"\n"):
+            line += self._control.read(1) or os._exit(0)
+        threading.Thread(target=self._watch, daemon=True).start()
+        return DecodeRequest.from_json(line.decode())
+
+    def send(self, kind: str, **body: Any) -> None:  # noqa: ANN401  # whatever JSON can say
+        message = json.dumps({"kind": kind, **body}).encode()
+        rest = memoryview(struct.pack("=I", len(message)) + message)
+        while rest:
+            rest = rest[os.write(self._message_fd, rest) :]
+        self._sent_at_s = time.monotonic()
+
+    def send_progress(self, time_s: float) -> None:
+        """Frames that nobody sampled are work too: only silence means a decoder that hangs."""
+        if time.monotonic() - self._sent_at_s > _PROGRESS_EVERY_S:
+            self.send("progress", time_s=time_s)
+
+    def _watch(self) -> None:
+        while freed := self._control.read(64):
+            self.free_slots.release(len(freed))
+        os._exit(0)
+
+
+class BatchWriter:
+    """Fills slots in turn; a slot is written again once the parent freed it, so memory stays flat."""
+
+    def __init__(self, parent: Parent, ring: FrameRing, first_index: int) -> None:
+        self._parent = parent
+        self._ring = ring
+        self._slot = 0
+        self._index = first_index
+        self._times_s: list[float] = []
+        parent.free_slots.release(ring.layout.num_slots)
+
+    def write(self, time_s: float, shown: list[Pixels]) -> None:
+        if not self._times_s:
+            self._parent.free_slots.acquire()
+        self._ring.write(self._slot, len(self._times_s), shown)
+        self._times_s.append(time_s)
+        if len(self._times_s) == self._ring.layout.slot_frames:
+            self.flush()
+
+    def flush(self) -> None:
+        if self._times_s:
+            self._parent.send("batch", slot=self._slot, first_index=self._index, times_s=self._times_s)
+            self._index += len(self._times_s)
+            self._slot = (self._slot + 1) % self._ring.layout.num_slots
+            self._times_s = []
+
+
+class FrameCount:
+    """What was decoded, as opposed to what the header announced."""
+
+    def __init__(self, header: VideoHeader) -> None:
+        self._header = header
+        self.num_frames = 0
+        self.first_s = self.last_s = self.end_s = header.info.start_s
+        self._shortest_s, self._longest_s = math.inf, 0.0
+
+    def add(self, frame: TimedFrame) -> None:
+        if self.num_frames:
+            step_s = frame.time_s - self.last_s
+            self._shortest_s, self._longest_s = min(self._shortest_s, step_s), max(self._longest_s, step_s)
+        else:
+            self.first_s = frame.time_s
+        self.num_frames += 1
+        self.last_s, self.end_s = frame.time_s, frame.time_s + frame.duration_s
+
+    def summary(self, decoder: Decoder, notes: list[str]) -> dict[str, Any]:
+        length_s = self.last_s - self.first_s
+        return {
+            "num_frames": self.num_frames,
+            "first_time_s": self.first_s,
+            "last_time_s": self.last_s,
+            "end_s": self.end_s,
+            "fps": (self.num_frames - 1) / length_s if length_s > 0 else self._header.info.fps,
+            "is_vfr": spread_is_irregular(self._shortest_s, self._longest_s, self._header.time_base),
+            "decoder": decoder.name,
+            "warnings": [*self._header.warnings, *notes, *decoder.warnings],
+        }
+
+
+def sample_frames(
+    frames: Iterator[TimedFrame], fps: float | None, tick_s: float
+) -> Iterator[tuple[float, TimedFrame]]:
+    """Every frame at its own time, or at each k/fps after the first the frame that is on screen then.
+
+    A timestamp is rounded to its container's tick, so a frame may begin one tick (at most 1 ms) late and still count.
+    """
+    tolerance_s = min(tick_s, 0.001) + 1e-9
+    start_s = next_s = end_s = 0.0
+    shown: TimedFrame | None = None
+    index = 0
+    for frame in frames:
+        if fps is None:
+            yield frame.time_s, frame
+            continue
+        if shown is None:
+            start_s = next_s = frame.time_s
+        while shown is not None and next_s + tolerance_s < frame.time_s:
+            yield next_s, shown
+            index += 1
+            next_s = start_s + index / fps
+        shown, end_s = frame, frame.time_s + frame.duration_s
+    while shown is not None and fps is not None and next_s + 1e-6 < end_s:
+        yield next_s, shown
+        index += 1
+        next_s = start_s + index / fps
+
+
+def serve(parent: Parent, request: DecodeRequest, ring_fd: int) -> None:
+    path = Path(request.path)
+    header = read_header(path)
+    _refuse_oversized(header, request.limits)
+    _limit_cpu(request.limits, header.info.duration_s or request.limits.max_duration_s)
+    if request.header_only:
+        parent.send("header", info=asdict(header.info), decoder="pyav", sizes_px=[])
+        return
+    decoder, notes = _choose_decoder(request, path, header)
+    layout = RingLayout(tuple(_output_size(view, header, request.limits) for view in request.views))
+    ring = size_memory(ring_fd, layout)
+    parent.send("header", info=asdict(header.info), decoder=decoder.name, sizes_px=layout.sizes_px)
+    count = _deliver(parent, request, header, decoder, BatchWriter(parent, ring, request.skip_samples))
+    if count.num_frames == 0:
+        raise ZeroFrames(f"{path.name} has a {header.info.codec} video stream without a single frame")
+    parent.send("end", **count.summary(decoder, notes))
+
+
+def _deliver(
+    parent: Parent, request: DecodeRequest, header: VideoHeader, decoder: Decoder, writer: BatchWriter
+) -> FrameCount:
+    count = FrameCount(header)
+    watched = _watch_frames(decoder.frames(), count, parent, request.limits)
+    samples = sample_frames(watched, request.fps, float(header.time_base))
+    converted: TimedFrame | None = None
+    shown: list[Pixels] = []
+    for index, (time_s, frame) in enumerate(samples):
+        if index < request.skip_samples:
+            continue
+        if frame is not converted:
+            rgb = frame.to_rgb()
+            converted, shown = frame, [show(rgb, view, header.display_px) for view in request.views]
+        writer.write(time_s, shown)
+    writer.flush()
+    return count
+
+
+def _watch_frames(
+    frames: Iterator[TimedFrame], count: FrameCount, parent: Parent, limits: DecodeLimits
+) -> Iterator[TimedFrame]:
+    for frame in frames:
+        count.add(frame)
+        if count.last_s - count.first_s > limits.max_duration_s:
+            raise VideoTooLong(f"the video goes on after {limits.max_duration_s:.0f} s, the longest that is accepted")
+        parent.send_progress(frame.time_s)
+        yield frame
+
+
+def _choose_decoder(request: DecodeRequest, path: Path, header: VideoHeader) -> tuple[Decoder, list[str]]:
+    wanted = FASTER_DECODER if request.decoder == "auto" else request.decoder
+    refusal = decord_refusal(path, header) if wanted == "decord" else None
+    if wanted == "decord" and refusal is None:
+        return DecordDecoder(path, header), []
+    decoder = PyAvDecoder(path, header, threads=request.limits.threads, max_frame_px=request.limits.max_frame_px)
+    notes = [f"decoded with PyAV: decord does not serve this file ({refusal})"] if request.decoder == "decord" else []
+    return decoder, notes
+
+
+def _refuse_oversized(header: VideoHeader, limits: DecodeLimits) -> None:
+    if header.info.duration_s > limits.max_duration_s:
+        raise VideoTooLong(
+            f"the video lasts {header.info.duration_s:.1f} s; accepted are up to {limits.max_duration_s:.0f} s"
+        )
+    for width, height in (header.stored_px, header.display_px):
+        if width * height > limits.max_frame_px:
+            raise VideoTooLarge(f"a frame is {width}x{height} px; accepted are up to {limits.max_frame_px} pixels")
+
+
+def _output_size(view: FrameView, header: VideoHeader, limits: DecodeLimits) -> tuple[int, int]:
+    for width, height in (view.scaled_size(header.display_px), view.output_size(header.display_px)):
+        if width * height > limits.max_frame_px:
+            raise InvalidOptions(f"a view makes {width}x{height} px; accepted are up to {limits.max_frame_px} pixels")
+    return view.output_size(header.display_px)
+
+
+def _end_with_parent(parent_pid: int) -> None:
+    """At once on Linux, even while a C library holds the interpreter; elsewhere the pipe's end of file must do."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent_pid:
+        os._exit(0)
+
+
+def _limit(what: int, value: int) -> None:
+    hard = resource.getrlimit(what)[1]
+    resource.setrlimit(what, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
+
+
+def _limit_cpu(limits: DecodeLimits, duration_s: float) -> None:
+    _limit(resource.RLIMIT_CPU, math.ceil(limits.cpu_base_s + limits.cpu_s_per_video_s * duration_s))
+
+
+def main(parent_pid: int, control_fd: int, message_fd: int, ring_fd: int) -> None:
+    _end_with_parent(parent_pid)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent decides what it means
+    av.logging.restore_default_callback()  # the one that calls into Python deadlocks with FFmpeg's threads
+    parent = Parent(control_fd, message_fd)
+    request = parent.request()
+    _limit(resource.RLIMIT_CORE, 0)
+    _limit_cpu(request.limits, 0.0)
+    _limit(resource.RLIMIT_AS, request.limits.memory_bytes)
+    try:
+        serve(parent, request, ring_fd)
+    except TalError as error:
+        parent.send("error", code=error.code, message=str(error))
+    except MemoryError:
+        parent.send("error", code="decode_out_of_memory", message="")
+    except Exception as error:  # noqa: BLE001  # a library's own error classes; told to the parent, which decides
+        parent.send("error", code="decoder_crashed", message=f"{type(error).__name__}: {error}")
+    os._exit(0)  # decord's threads may never join

@@ -1,0 +1,229 @@
+"""A video file and its header in; frames in presentation order, with times on its timeline, out. Two decoders, one protocol.
+
+PyAV decodes everything. decord serves only files on its allow-list (`decord_refusal`): it reads ahead without bound,
+hangs on sparse reads of MPEG-TS, knows no AV1, ignores edit lists, and counts time from the first frame.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import IO, Literal, Protocol
+
+import av
+import numpy as np
+from av.video.reformatter import VideoReformatter
+
+from service.errors import CorruptVideo, VideoTooLarge
+from service.pipeline.containers import VideoHeader, best_video_stream, open_container
+from service.pipeline.edit_lists import edit_lists_are_trivial
+from service.pipeline.frame_views import Orientation, Pixels
+
+DecoderName = Literal["pyav", "decord"]
+
+FASTER_DECODER: DecoderName = "pyav"  # the winner in benchmarks/results/decoders.json; a test compares
+DECORD_BUDGET_BYTES = 512 * 1024 * 1024  # decord may hold every frame of the clip at once
+_DECORD_CONTAINERS = {"mp4", "matroska"}
+_DECORD_CODECS = {"h264", "hevc", "vp8", "vp9"}
+_DECORD_PIXELS = {"yuv420p", "yuvj420p"}
+
+
+@dataclass(frozen=True)
+class TimedFrame:
+    """One picture on the timeline; `to_rgb` is a call, so that a picture nobody samples costs no conversion."""
+
+    time_s: float
+    duration_s: float
+    to_rgb: Callable[[], Pixels]
+
+
+class Decoder(Protocol):
+    """`frames` ends at the first damage and says so in `warnings`; it raises where no frame came before it."""
+
+    name: DecoderName
+    warnings: list[str]
+
+    def frames(self) -> Iterator[TimedFrame]: ...
+
+
+class PyAvDecoder:
+    name: DecoderName = "pyav"
+
+    def __init__(self, path: Path, header: VideoHeader, *, threads: int, max_frame_px: int) -> None:
+        self.warnings: list[str] = []
+        self._path = path
+        self._header = header
+        self._threads = threads
+        self._max_frame_px = max_frame_px
+        self._reformatter = VideoReformatter()
+        self._damage = ""
+        self._skipped_frames = 0
+
+    def frames(self) -> Iterator[TimedFrame]:
+        end_s, num_frames = self._header.info.start_s, 0
+        for frame in self._place(self._sound_frames()):
+            end_s, num_frames = frame.time_s + frame.duration_s, num_frames + 1
+            yield frame
+        self._conclude(end_s, num_frames)
+
+    def _conclude(self, end_s: float, num_frames: int) -> None:
+        if num_frames == 0 and (self._damage or self._skipped_frames):
+            raise CorruptVideo(f"{self._path.name} holds no frame that can be decoded: {self._damage or 'all damaged'}")
+        announced_s = self._header.announced_end_s
+        of_announced = f" of {announced_s:.3f} s announced" if announced_s else ""
+        if self._skipped_frames:
+            self.warnings.append(f"{self._skipped_frames} damaged frames before the first sound one were left out")
+        if self._damage:
+            self.warnings.append(f"damaged at {end_s:.3f} s{of_announced}; decoding stopped there: {self._damage}")
+        elif announced_s and num_frames and announced_s - end_s > max(1.5 * self._header.frame_s, 0.05):
+            self.warnings.append(f"the video ends at {end_s:.3f} s{of_announced}")
+
+    def _sound_frames(self) -> Iterator[av.VideoFrame]:
+        """Frames before the first damage. Damaged ones at the very start are left out instead: a broadcast recording
+        begins in the middle of a group of pictures."""
+        any_sound = False
+        for frame in self._decoded_frames():
+            if not frame.is_corrupt:
+                any_sound = True
+                yield frame
+            elif any_sound:
+                self._damage = "a damaged picture"
+                return
+            else:
+                self._skipped_frames += 1
+
+    def _decoded_frames(self) -> Iterator[av.VideoFrame]:
+        with open_container(self._path) as container:
+            stream = best_video_stream(container)
+            stream.codec_context.thread_type = "AUTO" if self._threads > 1 else "NONE"
+            stream.codec_context.thread_count = self._threads
+            cut_is_known = container.format.name != "mpegts"  # whose flag may only mean a gap in a packet counter
+            packets = container.demux(stream)
+            while (packet := self._next_packet(packets)) is not None:
+                if packet.is_corrupt and cut_is_known and packet.size:
+                    self._damage = "the file ends within a picture"
+                    break
+                try:
+                    decoded = packet.decode()
+                except av.FFmpegError as error:
+                    self._note_damage(error)
+                    return  # what the decoder still holds may stand on the picture it refused
+                yield from decoded
+            if self._damage:
+                yield from self._held_back(stream.codec_context)
+
+    def _next_packet(self, packets: Iterator[av.Packet]) -> av.Packet | None:
+        try:
+            return next(packets, None)
+        except av.FFmpegError as error:
+            self._note_damage(error)
+            return None
+
+    def _held_back(self, codec: av.VideoCodecContext) -> list[av.VideoFrame]:
+        """Sound pictures that wait in the decoder for their turn when the file, not the decoder, breaks off."""
+        try:
+            return codec.decode(None)
+        except av.FFmpegError as error:
+            self._note_damage(error)
+            return []
+
+    def _note_damage(self, error: av.FFmpegError) -> None:
+        if isinstance(error, MemoryError):
+            raise error
+        self._damage = self._damage or error.strerror or str(error)
+
+    def _place(self, frames: Iterator[av.VideoFrame]) -> Iterator[TimedFrame]:
+        """On the container's timeline; missing timestamps follow the frame before, and time never goes back."""
+        tick_s = float(self._header.time_base)
+        next_s = latest_s = self._header.info.start_s
+        went_back = False
+        for index, frame in enumerate(frames):
+            time_s = next_s if frame.pts is None else self._header.time_s(frame.pts)
+            duration_s = (frame.duration or 0) * tick_s or self._header.frame_s
+            if index and time_s < latest_s:
+                if not went_back:
+                    self.warnings.append(f"timestamps go back from {latest_s:.3f} s to {time_s:.3f} s: time was held")
+                went_back, time_s = True, latest_s
+            latest_s, next_s = time_s, time_s + duration_s
+            yield TimedFrame(time_s, duration_s, partial(self._to_rgb, frame))
+
+    def _to_rgb(self, frame: av.VideoFrame) -> Pixels:
+        if frame.width * frame.height > self._max_frame_px:
+            raise VideoTooLarge(
+                f"a frame is {frame.width}x{frame.height} px; accepted are up to {self._max_frame_px} pixels"
+            )
+        rgb = self._reformatter.reformat(frame, format="rgb24").to_ndarray()
+        return self._header.orientation.apply(np.asarray(rgb, dtype=np.uint8))
+
+
+class DecordDecoder:
+    name: DecoderName = "decord"
+
+    def __init__(self, path: Path, header: VideoHeader) -> None:
+        self.warnings: list[str] = []
+        self._path = path
+        self._header = header
+
+    def frames(self) -> Iterator[TimedFrame]:
+        with _captured_stderr() as log:
+            try:
+                yield from self._in_order(log)
+            except RuntimeError as error:  # DECORDError is one
+                raise CorruptVideo(f"decord: {str(error).splitlines()[-1]}") from error
+
+    def _in_order(self, log: IO[bytes]) -> Iterator[TimedFrame]:
+        import decord  # noqa: PLC0415  # has no wheel for every platform
+
+        reader = decord.VideoReader(str(self._path), ctx=decord.cpu(0), num_threads=1)
+        if self._header.info.num_frames not in {0, len(reader)}:
+            raise RuntimeError(f"decord finds {len(reader)} of {self._header.info.num_frames} frames")
+        spans_s = reader.get_frame_timestamp(range(len(reader)))
+        for start_s, end_s in spans_s.tolist():
+            pixels = reader.next().asnumpy()
+            # decord passes on pictures that FFmpeg patched up after damage; only FFmpeg's own log tells.
+            if os.fstat(log.fileno()).st_size:
+                raise RuntimeError("FFmpeg reports damage")
+            yield TimedFrame(self._exact_s(start_s), max(0.0, end_s - start_s), partial(np.asarray, pixels))
+
+    def _exact_s(self, since_start_s: float) -> float:
+        """decord counts from the first frame, in single precision: back to whole ticks, plus the stream's start."""
+        return self._header.time_s(self._header.start_ticks + round(since_start_s / float(self._header.time_base)))
+
+
+def decord_refusal(path: Path, header: VideoHeader) -> str | None:
+    """Why decord may not serve this file; None where it gives the same pixels and times as PyAV."""
+    info = header.info
+    frames = info.num_frames or info.duration_s * info.fps * 1.25
+    checks = {
+        "decord is not installed": importlib.util.find_spec("decord") is not None,
+        f"container {info.container}": info.container in _DECORD_CONTAINERS,
+        f"codec {info.codec}": info.codec in _DECORD_CODECS,
+        f"pixel format {header.pixel_format}": header.pixel_format in _DECORD_PIXELS,
+        "it is rotated": header.orientation == Orientation(),
+        f"it holds {header.num_video_streams} video streams": header.num_video_streams == 1,
+        "its number of frames is not known": frames > 0 and (info.num_frames > 0 or info.container != "mp4"),
+        "its frames exceed decord's memory budget": frames * math.prod(header.stored_px) * 3 <= DECORD_BUDGET_BYTES,
+    }
+    refused = [reason for reason, passed in checks.items() if not passed]
+    if not refused and info.container == "mp4" and not edit_lists_are_trivial(path):
+        refused = ["its edit list changes the samples"]
+    return refused[0] if refused else None
+
+
+@contextmanager
+def _captured_stderr() -> Iterator[IO[bytes]]:
+    with tempfile.TemporaryFile() as log:
+        real = os.dup(2)
+        os.dup2(log.fileno(), 2)
+        try:
+            yield log
+        finally:
+            os.dup2(real, 2)
+            os.close(real)

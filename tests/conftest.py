@@ -1,0 +1,50 @@
+"""What tests may need and a machine may lack: skipped with the line that installs it, and failed where CI must have it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from service.runtime import onnx_session
+
+settings.register_profile("suite", deadline=None, derandomize=True)
+settings.load_profile("suite")
+
+
+def _has_assets() -> bool:
+    return bool(os.environ.get("TAL_ASSETS")) and Path(os.environ["TAL_ASSETS"]).is_dir()
+
+
+def _has_ffmpeg() -> bool:
+    return shutil.which("ffmpeg") is not None and shutil.which("ffprobe") is not None
+
+
+def _has_gpu() -> bool:
+    return onnx_session.choose_provider("auto") == onnx_session.CUDA
+
+
+# marker -> (is it there, how to get it, whether CI always has it)
+NEEDS: dict[str, tuple[Callable[[], bool], str, bool]] = {
+    "needs_assets": (_has_assets, "set TAL_ASSETS to the folder of real videos and weights", False),
+    "needs_ffmpeg": (_has_ffmpeg, "make system-packages (as root), or install ffmpeg", True),
+    "needs_gpu": (_has_gpu, "an NVIDIA GPU and: pip install -e '.[gpu]'", False),
+}
+
+
+@pytest.fixture(autouse=True)
+def _machine_has_what_the_test_needs(request: pytest.FixtureRequest) -> None:
+    for marker, (present, install, ci_has_it) in NEEDS.items():
+        if request.node.get_closest_marker(marker) and not present():
+            if ci_has_it and os.environ.get("CI") == "true":
+                pytest.fail(f"{marker}: {install}")
+            pytest.skip(f"{marker}: {install}")
+
+
+@pytest.fixture
+def assets() -> Path:
+    return Path(os.environ["TAL_ASSETS"])

@@ -1,0 +1,106 @@
+"""The contract of a session, run over every way to run a graph; and what each refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from service.errors import DeviceUnavailable, InferenceFailed, InvalidBundle
+from service.runtime import onnx_session
+from service.runtime.onnx_session import OnnxOptions, OnnxSession
+from service.runtime.session import Session, to_numpy
+from tests.support import graphs
+
+Open = Callable[[bytes], Session]
+
+CPU = OnnxOptions(device="cpu", threads=1)
+CUDA = OnnxOptions(device="cuda", threads=1)
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(lambda graph: OnnxSession(graph, CPU), id="onnx-cpu"),
+        pytest.param(lambda graph: OnnxSession(graph, CPU, bind=True), id="onnx-cpu-bound"),
+        pytest.param(lambda graph: OnnxSession(graph, CUDA), id="onnx-cuda", marks=pytest.mark.needs_gpu),
+    ]
+)
+def open_session(request: pytest.FixtureRequest) -> Open:
+    return request.param
+
+
+def clips(count: int, value: int = 51) -> np.ndarray:
+    return np.full((count, 1, 8, 8, 3), value, np.uint8)
+
+
+def test_a_session_names_its_inputs_and_outputs(open_session: Open) -> None:
+    session = open_session(graphs.brightness_scores())
+    assert [(spec.name, spec.shape, spec.dtype) for spec in session.inputs] == [
+        ("clips", (None, None, None, None, 3), "uint8")
+    ]
+    assert [(spec.name, spec.shape) for spec in session.outputs] == [("scores", (None, 2))]
+
+
+def test_a_batch_gives_what_its_members_give_alone(open_session: Open) -> None:
+    session = open_session(graphs.brightness_scores())
+    together = np.concatenate([clips(1, value) for value in (0, 51, 255)])
+    alone = [to_numpy(session.run({"clips": together[i : i + 1]})["scores"]) for i in range(3)]
+    assert to_numpy(session.run({"clips": together})["scores"]) == pytest.approx(np.concatenate(alone), abs=1e-6)
+
+
+def test_an_output_kept_on_the_device_feeds_the_next_graph(open_session: Open) -> None:
+    first = open_session(graphs.brightness_features())
+    kept = first.run({"clips": clips(4)}, keep=["features"])["features"]
+    assert tuple(kept.shape) == (4, 3)
+    assert to_numpy(kept)[:, 1] == pytest.approx(0.4)
+    second = open_session(graphs.flow_features())
+    assert second.run({"clips": np.ones((1, 1, 2, 2, 2), np.float32)}, want=["features"])["features"].shape == (1, 2)
+
+
+def test_only_wanted_outputs_come_back(open_session: Open) -> None:
+    session = open_session(graphs.activation_detector())
+    feeds = {"features": np.ones((1, 3, 4), np.float32), "mask": np.ones((1, 4), bool)}
+    assert set(session.run(feeds)) == {"activations", "video_scores"}
+    assert set(session.run(feeds, want=["video_scores"])) == {"video_scores"}
+
+
+def test_a_wrong_input_is_told_with_its_shape(open_session: Open) -> None:
+    session = open_session(graphs.brightness_scores())
+    with pytest.raises(InferenceFailed, match=r"clips \(2, 2\)"):
+        session.run({"clips": np.zeros((2, 2), np.uint8)})
+
+
+def test_what_stands_in_padded_places_changes_nothing(open_session: Open) -> None:
+    session = open_session(graphs.point_candidates())
+    mask = np.array([[True, True, False, False]])
+    features = np.ones((1, 3, 4), np.float32)
+    noisy = features.copy()
+    noisy[:, :, 2:] = 77
+    clean = to_numpy(session.run({"features": features, "mask": mask})["scores"])
+    assert np.array_equal(clean, to_numpy(session.run({"features": noisy, "mask": mask})["scores"]))
+
+
+def test_bytes_that_are_no_graph_are_refused() -> None:
+    with pytest.raises(InvalidBundle, match="ONNX Runtime cannot load it"):
+        OnnxSession(b"not a graph", CPU, name="features.onnx")
+
+
+def test_cuda_is_strict_where_it_is_absent() -> None:
+    if onnx_session.CUDA in onnx_session.available_providers():
+        pytest.skip("this ONNX Runtime has CUDA; test_gpu covers it")
+    with pytest.raises(DeviceUnavailable, match="device 'cuda' was asked for, but this ONNX Runtime has only"):
+        OnnxSession(graphs.brightness_scores(), CUDA)
+
+
+def test_a_runtime_that_quietly_runs_on_the_cpu_instead_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The CUDA wheel lists its provider on every machine; only the session tells what really runs.
+    monkeypatch.setattr(onnx_session, "choose_provider", lambda device: onnx_session.CUDA)
+    monkeypatch.setattr(onnx_session, "_providers", lambda provider, options: [onnx_session.CPU])
+    with pytest.raises(DeviceUnavailable, match="ONNX Runtime runs it on CPUExecutionProvider"):
+        OnnxSession(graphs.brightness_scores(), CUDA)
+
+
+def test_auto_takes_the_cpu_where_there_is_no_gpu() -> None:
+    session = OnnxSession(graphs.brightness_scores(), OnnxOptions(device="auto"))
+    assert session.provider in (onnx_session.CPU, onnx_session.CUDA)
