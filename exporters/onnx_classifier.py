@@ -99,7 +99,7 @@ def wrap(graph: bytes, wanted: ClassifierImport, folder: Path) -> bundles.Bundle
 def read_labels(text: str) -> tuple[str, ...]:
     """One label per line, or a JSON list; blank lines at the end do not count."""
     if text.lstrip().startswith("["):
-        found = json.loads(text)
+        found = _from_json(text, "labels")
         if not all(isinstance(label, str) for label in found):
             raise InvalidOptions("labels: a JSON label file is a list of strings")
         return tuple(found)
@@ -114,7 +114,7 @@ def read_signature(text: str) -> StateSignature:
 
     A key on both sides is a memory; the one input and the one output left over are the image and the scores.
     """
-    document = json.loads(text)
+    document = _from_json(text, "signature")
     if not isinstance(document, Mapping) or not {"inputs", "outputs"} <= set(document):
         raise InvalidOptions("signature: a JSON object with inputs and outputs is needed")
     inputs, outputs = document["inputs"], document["outputs"]
@@ -134,6 +134,13 @@ def read_signature(text: str) -> StateSignature:
         for key in sorted(set(inputs) & set(outputs))
     )
     return StateSignature(inputs[free_inputs.pop()]["name"], outputs[free_outputs.pop()], tensors)
+
+
+def _from_json(text: str, what: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise InvalidOptions(f"{what}: not JSON: {error}") from None
 
 
 def _clip(session: OnnxSession, wanted: ClassifierImport) -> _Clip:

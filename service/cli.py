@@ -234,8 +234,9 @@ def decoding(config: Settings) -> Decoding:
         max_duration_s=config.max_video_s,
         max_frame_px=config.max_frame_px,
         max_file_bytes=config.max_video_mib * MIB,
+        threads=config.decode_threads,
     )
-    return Decoding(config.decoder, config.decode_threads, limits)
+    return Decoding(config.decoder, limits)
 
 
 def _installed(config: Settings) -> str:

@@ -190,7 +190,11 @@ def _orientation(matrix: tuple[float, ...]) -> tuple[Orientation, int, tuple[str
     a, b, c, d = (round(value / largest) for value in matrix)
     degrees = math.degrees(math.atan2(matrix[1], matrix[0])) % 360
     if abs(a * d - b * c) != 1 or (a and b) or max(abs(v / largest - round(v / largest)) for v in matrix) > 0.01:
-        return Orientation(), 0, (f"the file asks for a rotation by {degrees:.1f}°, which is not a quarter turn: ignored",)
+        return (
+            Orientation(),
+            0,
+            (f"the file asks for a rotation by {degrees:.1f}°, which is not a quarter turn: ignored",),
+        )
     if a:
         return Orientation(False, d < 0, a < 0), round(degrees) % 360, ()
     return Orientation(True, b < 0, c < 0), round(degrees) % 360, ()

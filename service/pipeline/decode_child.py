@@ -26,10 +26,10 @@ import av.logging
 
 from service.errors import InvalidOptions, TalError, VideoTooLarge, VideoTooLong, ZeroFrames
 from service.pipeline.containers import VideoHeader, read_header, spread_is_irregular
+from service.pipeline.decode_process import DecodeLimits, DecodeRequest
 from service.pipeline.decoders import FASTER_DECODER, Decoder, DecordDecoder, PyAvDecoder, TimedFrame, decord_refusal
 from service.pipeline.frame_ring import FrameRing, RingLayout, size_memory
 from service.pipeline.frame_views import FrameView, Pixels, show
-from service.pipeline.video import DecodeLimits, DecodeRequest
 
 _PR_SET_PDEATHSIG = 1
 _PROGRESS_EVERY_S = 1.0
@@ -128,9 +128,7 @@ class FrameCount:
         }
 
 
-def sample_frames(
-    frames: Iterator[TimedFrame], fps: float | None, tick_s: float
-) -> Iterator[tuple[float, TimedFrame]]:
+def sample_frames(frames: Iterator[TimedFrame], fps: float | None, tick_s: float) -> Iterator[tuple[float, TimedFrame]]:
     """Every frame at its own time, or at each k/fps after the first the frame that is on screen then.
 
     A timestamp is rounded to its container's tick, so a frame may begin one tick (at most 1 ms) late and still count.

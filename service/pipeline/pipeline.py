@@ -33,10 +33,9 @@ Scores = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Decoding:
-    """How videos are read: which decoder, with how many threads, within which limits."""
+    """How videos are read: by which decoder, within which limits."""
 
     decoder: DecoderChoice = "auto"
-    threads: int = 1
     limits: DecodeLimits = field(default_factory=DecodeLimits)
 
 
@@ -58,9 +57,7 @@ def localize(
     views = frame_views(manifest)
     fps = None if manifest.grid.fps == "native" else manifest.grid.fps
     with stopwatch.stage("probe"):
-        reader = video.decode(
-            path, views, fps=fps, decoder=decoding.decoder, threads=decoding.threads, limits=decoding.limits
-        )
+        reader = video.decode(path, views, fps=fps, decoder=decoding.decoder, limits=decoding.limits)
     with reader:
         sequence = extract(reader, views, model, stopwatch, on_progress)
         info, warnings = _describe(reader)

@@ -6,79 +6,31 @@ request. Frames come back through anonymous shared memory, at the sizes that the
 
 from __future__ import annotations
 
-import json
-import math
-import os
-import select
-import signal
-import struct
-import subprocess
-import sys
-import threading
-import time
-import weakref
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
-from functools import cache
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service import errors
 from service.localization import VideoInfo
-from service.pipeline.frame_ring import FrameRing, RingLayout, create_memory, trust_memory
+from service.pipeline.decode_process import (
+    CHILD_COMMAND,
+    DecodeLimits,
+    DecodeProcess,
+    DecodeRequest,
+    DecoderChoice,
+    Message,
+)
+from service.pipeline.frame_ring import FrameRing, RingLayout, trust_memory
 from service.pipeline.frame_views import FrameView, Pixels
 
-DecoderChoice = Literal["auto", "pyav", "decord"]
+__all__ = ["DecodeLimits", "DecodeSummary", "FrameBatch", "FrameView", "VideoReader", "decode", "probe"]
 
-_PACKAGE_ROOT = Path(__file__).resolve().parents[2]
-_MESSAGE_LIMIT_BYTES = 1024 * 1024
-_CHILD_CODE = (
-    "import sys; sys.path.insert(0, sys.argv[1]); "
-    "from service.pipeline.decode_child import main; main(*map(int, sys.argv[2:]))"
-)
-# One thread each: frames are the unit of parallel work, and a pool's stacks would count against the memory limit.
-_CHILD_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
-
-
-@dataclass(frozen=True)
-class DecodeLimits:
-    """What one video may cost. `stall_s` is the longest silence of the decoder, not the length of the whole decode."""
-
-    memory_bytes: int = 4 * 1024**3
-    stall_s: float = 30.0
-    cpu_base_s: float = 60.0
-    cpu_s_per_video_s: float = 20.0
-    max_duration_s: float = 4 * 3600.0
-    max_frame_px: int = 8192 * 4352
-    max_file_bytes: int = 32 * 1024**3
-    threads: int = 1
-
-
-@dataclass(frozen=True)
-class DecodeRequest:
-    """What the child is asked for; `skip_samples` go unsent, since another decoder delivered them before it failed."""
-
-    path: str
-    views: tuple[FrameView, ...] = ()
-    fps: float | None = None
-    decoder: DecoderChoice = "auto"
-    limits: DecodeLimits = DecodeLimits()
-    skip_samples: int = 0
-    header_only: bool = False
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> DecodeRequest:
-        fields = json.loads(text)
-        views = tuple(FrameView(**{k: _tuple(v) for k, v in view.items()}) for view in fields.pop("views"))
-        return cls(views=views, limits=DecodeLimits(**fields.pop("limits")), **fields)
+_NO_RETRY = (errors.VideoTooLong, errors.VideoTooLarge)  # a refusal, whichever decoder
 
 
 @dataclass(frozen=True, repr=False)
@@ -113,6 +65,87 @@ class DecodeSummary:
     warnings: tuple[str, ...] = ()
 
 
+class VideoReader:
+    """Iterates over batches; use it as a context manager, or close it: closing ends the decoder at once.
+
+    `info` is there from the start, `summary` once the frames are through. A decord that fails, hangs or dies is
+    replaced by PyAV once, behind the frames that were delivered already.
+    """
+
+    def __init__(self, request: DecodeRequest, command: Sequence[str] = CHILD_COMMAND) -> None:
+        self.summary: DecodeSummary | None = None
+        self._request = request
+        self._command = command
+        self._notes: tuple[str, ...] = ()
+        self._num_delivered = 0
+        self._ring: FrameRing | None = None
+        self._start(request)
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> FrameBatch:
+        while self.summary is None and self._process is not None:
+            batch = self._next_or_retry()
+            if batch is not None:
+                self._num_delivered += len(batch.times_s)
+                return batch
+        raise StopIteration
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if self._process is not None:
+            self._process.close()
+        if self._ring is not None:
+            self._ring.close()
+        self._process = self._ring = None
+
+    def _start(self, request: DecodeRequest) -> None:
+        self._process: DecodeProcess | None = DecodeProcess(request, self._command)
+        try:
+            header = self._process.receive()
+        except BaseException:
+            self.close()
+            raise
+        self.info = VideoInfo(**header["info"])
+        self._decoder: str = header["decoder"]
+        if header["sizes_px"]:
+            layout = RingLayout(tuple((width, height) for width, height in header["sizes_px"]))
+            self._ring = trust_memory(self._process.memory_fd, layout)
+
+    def _next_or_retry(self) -> FrameBatch | None:
+        try:
+            return self._next_batch()
+        except BaseException as error:
+            self.close()
+            if self._decoder != "decord" or not isinstance(error, errors.VideoError) or isinstance(error, _NO_RETRY):
+                raise
+            self._notes = (f"decord failed and PyAV took over after {self._num_delivered} frames: {error}",)
+        self._start(replace(self._request, decoder="pyav", skip_samples=self._num_delivered))
+        return None
+
+    def _next_batch(self) -> FrameBatch | None:
+        if self._process is None or self._ring is None:
+            return None
+        message = self._process.receive()
+        if message["kind"] == "batch":
+            times_s = np.array(message["times_s"], dtype=np.float64)
+            pixels = self._ring.copy(message["slot"], len(times_s))
+            self._process.free_slot()
+            return FrameBatch(pixels, times_s, message["first_index"])
+        if message["kind"] == "end":
+            self.summary = _summary(message, self._notes)
+            self.close()
+        return None
+
+
 def probe(path: str | Path, limits: DecodeLimits = DecodeLimits()) -> VideoInfo:  # noqa: B008  # frozen
     """The header's word; num_frames is 0 where the container does not say."""
     with VideoReader(DecodeRequest(_checked_path(path, limits), limits=limits, header_only=True)) as reader:
@@ -138,3 +171,21 @@ def decode(
     if decoder not in {"auto", "pyav", "decord"}:
         raise errors.InvalidOptions(f"the decoder is {decoder!r}; accepted are 'auto', 'pyav' and 'decord'")
     return VideoReader(DecodeRequest(_checked_path(path, limits), tuple(views), fps, decoder, limits))
+
+
+def _summary(message: Message, notes: tuple[str, ...]) -> DecodeSummary:
+    fields = {name: value for name, value in message.items() if name not in {"kind", "warnings"}}
+    return DecodeSummary(**fields, warnings=(*notes, *message["warnings"]))
+
+
+def _checked_path(path: str | Path, limits: DecodeLimits) -> str:
+    """What the file system alone can tell."""
+    path = Path(path).absolute()
+    if not path.is_file():
+        raise errors.VideoNotFound(f"{path.name} is not a file")
+    size_bytes = path.stat().st_size
+    if size_bytes == 0:
+        raise errors.CorruptVideo(f"{path.name} is empty (0 bytes)")
+    if size_bytes > limits.max_file_bytes:
+        raise errors.VideoTooLarge(f"{path.name} is {size_bytes} bytes; accepted are up to {limits.max_file_bytes}")
+    return str(path)

@@ -1,0 +1,190 @@
+"""The whole walk on videos whose truth is known, with every kind of bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from models import bundle as bundles
+from service.errors import InvalidOptions, VideoNotFound
+from service.localization import DetectOptions, Localization
+from service.pipeline.pipeline import localize
+from service.runtime import loaded_model
+from service.runtime.onnx_session import OnnxOptions
+from tests.support import bundles as tiny
+from tests.support import graphs, videos
+
+CPU = OnnxOptions(device="cpu", threads=1)
+FLASHES = ((2.0, 4.0), (6.0, 7.0))
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return videos.write(tmp_path_factory.mktemp("v") / "flashes.mp4", videos.flashes(*FLASHES), duration_s=10)
+
+
+def run(folder: Path, video: Path, **options) -> Localization:
+    return localize(video, loaded_model.load(folder, CPU), DetectOptions(**options))
+
+
+def found(result: Localization, label: str = "bright") -> list[tuple[float, float]]:
+    return sorted((s.start_s, s.end_s) for s in result.segments if s.label == label)
+
+
+def close_to(intervals: tuple[tuple[float, float], ...], abs_s: float):
+    return [pytest.approx(interval, abs=abs_s) for interval in intervals]
+
+
+def test_class_scores_of_single_frames_become_segments_to_the_frame(tmp_path: Path, video: Path) -> None:
+    tiny.classifier(tmp_path / "b")
+    result = run(tmp_path / "b", video)
+    assert found(result) == close_to(FLASHES, 1e-3)
+    assert found(result, "dark") == close_to(((0, 2), (4, 6), (7, 10)), 1e-3)
+
+
+def test_sampling_below_the_rate_of_the_video_keeps_its_time(tmp_path: Path, video: Path) -> None:
+    tiny.classifier(tmp_path / "b", grid={"fps": 8.0, "stride_frames": 1, "offset_frames": 0})
+    result = run(tmp_path / "b", video)
+    assert found(result) == close_to(FLASHES, 0.13)
+    assert (result.video.num_frames, result.video.fps) == (250, pytest.approx(25))
+
+
+def test_sampling_above_the_rate_of_the_video_keeps_its_time(tmp_path: Path, video: Path) -> None:
+    tiny.classifier(tmp_path / "b", grid={"fps": 60.0, "stride_frames": 1, "offset_frames": 0})
+    assert found(run(tmp_path / "b", video)) == close_to(FLASHES, 0.03)
+
+
+WINDOWINGS = [
+    {"mode": "whole", "multiple_of": 4},
+    {"mode": "whole", "multiple_of": 4, "max_length": 32},
+    {"mode": "sliding", "length": 16, "hop": 8},
+    {"mode": "sliding", "length": 500, "hop": 250, "tail": "pad"},
+]
+
+
+@pytest.mark.parametrize("windowing", WINDOWINGS, ids=str)
+def test_candidates_stand_on_the_timeline_whatever_the_windows(tmp_path: Path, video: Path, windowing: dict) -> None:
+    tiny.candidates(tmp_path / "b", windowing=windowing)
+    result = run(tmp_path / "b", video)
+    # A candidate covers [t, t + 1] snippets, each 2 frames at 25 a second, from the centre of a clip of 4 frames.
+    assert {s.label for s in result.segments} == {"bright"}
+    starts = sorted(s.start_s for s in result.segments)
+    assert len(starts) == len(set(starts))
+    inside = [start for start in starts if any(a - 0.05 <= start <= b + 0.05 for a, b in FLASHES)]
+    assert inside == starts
+    assert starts[0] == pytest.approx(2.0, abs=0.09)
+    assert starts[-1] == pytest.approx(7.0, abs=0.09)
+
+
+def test_a_resized_video_keeps_its_seconds(tmp_path: Path, video: Path) -> None:
+    tiny.candidates(tmp_path / "b", windowing={"mode": "resize", "length": 200})
+    starts = sorted(s.start_s for s in run(tmp_path / "b", video).segments)
+    assert starts[0] == pytest.approx(2.0, abs=0.12)
+    assert starts[-1] == pytest.approx(7.0, abs=0.12)
+
+
+@pytest.mark.parametrize("windowing", [{"mode": "whole"}, {"mode": "sliding", "length": 20, "hop": 7}], ids=str)
+def test_activations_of_a_detector_become_segments(tmp_path: Path, video: Path, windowing: dict) -> None:
+    tiny.activations(tmp_path / "b", windowing=windowing)
+    assert found(run(tmp_path / "b", video)) == close_to(FLASHES, 0.1)
+
+
+def test_a_classifier_names_what_a_detector_only_finds(tmp_path: Path, video: Path) -> None:
+    described = tiny.manifest(
+        streams=[tiny.stream(outputs={"features": "features"})],
+        output_kind="candidates",
+        windowing={"mode": "whole"},
+        detector={"graph": "detector.onnx"},
+        classifier={"graph": "classifier.onnx"},
+        postprocessing={
+            "use": {"min_candidate_score": 0.5, "fusion": {"rule": "product", "classes": 1}, "top_k": 3},
+        },
+    )
+    files = {
+        "features.rgb.onnx": graphs.brightness_features(),
+        "detector.onnx": graphs.point_candidates(num_classes=1),
+        "classifier.onnx": graphs.constant_video_scores([0.2, 0.8]),
+    }
+    bundles.write(tmp_path / "b", described, files)
+    result = run(tmp_path / "b", video)
+    assert [s.label for s in result.segments] == ["dark"] * 3
+    assert result.segments[0].score == pytest.approx(0.8 * 235 / 255, abs=0.02)
+
+
+def test_two_streams_share_one_pass_and_join_their_features(tmp_path: Path) -> None:
+    texture = videos.write(tmp_path / "v.mp4", videos.flashes((1, 2)), duration_s=3, size_px=(96, 64))
+    flow = tiny.stream(
+        name="flow",
+        kind="flow",
+        graph="features.flow.onnx",
+        clip_frames=4,
+        resize={"mode": "short_side", "size_px": 48},
+        crop_px=[32, 32],
+        input={"dtype": "float32"},
+        flow={"algorithm": "dis_fast", "clip_px": 20.0},
+        outputs={"features": "features"},
+    )
+    described = tiny.manifest(
+        streams=[tiny.stream(outputs={"features": "features"}, clip_frames=4), flow],
+        grid={"fps": "native", "stride_frames": 2, "offset_frames": 2},
+        output_kind="candidates",
+        windowing={"mode": "whole"},
+        detector={"graph": "detector.onnx"},
+        postprocessing={"use": {"min_candidate_score": 0.5}},
+    )
+    files = {
+        "features.rgb.onnx": graphs.brightness_features(),
+        "features.flow.onnx": graphs.flow_features(),
+        "detector.onnx": graphs.point_candidates(),
+    }
+    bundles.write(tmp_path / "b", described, files)
+    result = run(tmp_path / "b", texture)
+    assert result.details["flow"] == "dis_fast"
+    assert sorted(s.start_s for s in result.segments)[0] == pytest.approx(1.0, abs=0.09)
+
+
+def test_a_video_shorter_than_a_clip_is_padded_and_answered(tmp_path: Path) -> None:
+    short = videos.write(tmp_path / "one.mp4", videos.flashes((0, 9)), duration_s=0.04)
+    tiny.candidates(tmp_path / "b")
+    result = run(tmp_path / "b", short)
+    assert result.video.num_frames == 1
+    assert all(0 <= s.start_s < s.end_s <= 0.041 for s in result.segments)
+
+
+def test_the_caller_can_narrow_the_answer(tmp_path: Path, video: Path) -> None:
+    tiny.classifier(tmp_path / "b")
+    assert {s.label for s in run(tmp_path / "b", video, labels=("dark",)).segments} == {"dark"}
+    assert len(run(tmp_path / "b", video, top_k=1).segments) == 1
+    with pytest.raises(InvalidOptions, match="label 'night' is not one of the model's"):
+        run(tmp_path / "b", video, labels=("night",))
+
+
+def test_an_evaluation_preset_must_exist_to_be_used(tmp_path: Path, video: Path) -> None:
+    tiny.classifier(tmp_path / "b")
+    with pytest.raises(InvalidOptions, match="no preset 'evaluation'"):
+        localize(video, loaded_model.load(tmp_path / "b", CPU), preset="evaluation")
+
+
+def test_progress_rises_to_the_end(tmp_path: Path, video: Path) -> None:
+    tiny.classifier(tmp_path / "b")
+    seen: list[tuple[float, float]] = []
+    localize(video, loaded_model.load(tmp_path / "b", CPU), on_progress=lambda done, total: seen.append((done, total)))
+    done = [value for value, _ in seen]
+    assert done == sorted(done)
+    assert done[-1] == pytest.approx(10, abs=0.1)
+    assert {total for _, total in seen} == {pytest.approx(10, abs=0.1)}
+
+
+def test_the_answer_says_what_ran_and_how_long_it_took(tmp_path: Path, video: Path) -> None:
+    bundle = tiny.classifier(tmp_path / "b")
+    result = run(tmp_path / "b", video)
+    assert (result.model.name, result.model.sha256) == ("brightness", bundle.sha256)
+    assert set(result.timings_s) >= {"decode", "features", "localize", "segments", "total"}
+    assert sum(v for k, v in result.timings_s.items() if k != "total") <= result.timings_s["total"] + 0.01
+
+
+def test_a_missing_file_is_told(tmp_path: Path) -> None:
+    tiny.classifier(tmp_path / "b")
+    with pytest.raises(VideoNotFound):
+        run(tmp_path / "b", tmp_path / "nowhere.mp4")
