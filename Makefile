@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PACKAGES := ffmpeg
-OTHER_PYTHONS ?= $(shell $(PYTHON) tests/serving/find_pythons.py)
+OTHER_PYTHONS ?= $(shell $(PYTHON) tests/pythons/find_pythons.py)
 
 .PHONY: test check fix setup system-packages test-serving fuzz soak bench schema clean
 
@@ -26,7 +26,7 @@ test: setup
 
 # The serving half, installed without the development tools, on every other supported Python that is present.
 test-serving: setup
-	@for python in $(OTHER_PYTHONS); do sh tests/serving/on_python.sh $$python || exit 1; done
+	@for python in $(OTHER_PYTHONS); do sh tests/pythons/on_python.sh $$python || exit 1; done
 
 check: setup
 	$(BIN)/ruff format --check .

@@ -265,7 +265,7 @@ def _manifest(clip: _Clip, stream: dict[str, Any], wanted: ClassifierImport) -> 
         "support": "mean",
         "threshold": {"kind": "absolute", "values": [wanted.threshold]},
         "min_length_frames": max(1, round(SHORTEST_S * clip.fps)),
-        "score": "inner",
+        "score": "max",
     }
     return {
         "name": wanted.name,

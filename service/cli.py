@@ -15,7 +15,6 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from models import bundle as bundles
 from models.bundle import BundleError
-from service import doctor as checkup
 from service import formats, settings
 from service.errors import InvalidBundle, InvalidOptions, ModelNotFound, TalError
 from service.formats import Format
@@ -199,8 +198,9 @@ def import_model(
 @app.command()
 def doctor() -> None:
     """What is installed, what runs models, how videos are read, and how much room there is."""
-    config = settings.read()
-    report = checkup.examine(config)
+    from service import doctor as checkup  # noqa: PLC0415  (it loads FFmpeg, which no other command does here)
+
+    report = checkup.examine(settings.read())
     for line in report:
         typer.echo(f"{line.what:<20} {line.found}")
     problems = [line for line in report if not line.sound]

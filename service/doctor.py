@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import platform
 import shutil
@@ -13,7 +14,7 @@ from pathlib import Path
 from models import bundle as bundles
 from models.bundle import BundleError
 from service.errors import TalError
-from service.pipeline import decoders
+from service.pipeline.decoders import FASTER_DECODER
 from service.runtime import onnx_session
 from service.settings import Settings
 
@@ -62,8 +63,9 @@ def _device(config: Settings) -> Finding:
 
 
 def _decoders(config: Settings) -> Finding:
-    names = ", ".join(decoders.installed())
-    return Finding("decoders", f"{names}; {config.decoder} takes {decoders.preferred(config.decoder)}")
+    present = [name for name in ("av", "decord") if importlib.util.find_spec(name) is not None]
+    chosen = f"{config.decoder} is {FASTER_DECODER} here" if config.decoder == "auto" else config.decoder
+    return Finding("decoders", f"{', '.join(present) or 'none'}; {chosen}", "av" in present)
 
 
 def _home(config: Settings) -> Finding:

@@ -1,4 +1,4 @@
-"""A video file in; what its container says out: header, timeline and orientation, or a typed refusal. Runs in the child.
+"""A video file in; its header, timeline and orientation out, or a typed refusal. Runs in the child.
 
 The lists of formats and protocols are closed: some of FFmpeg's demuxers open whatever other files and addresses their
 input names (hls, dash, concat, image sequences), and an upload must never choose what this machine opens.
@@ -16,6 +16,8 @@ from pathlib import Path
 
 import av
 from av.container import InputContainer
+from av.packet import Packet
+from av.sidedata.sidedata import SideData
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
@@ -57,6 +59,11 @@ class VideoHeader:
 
     def time_s(self, ticks: int) -> float:
         return (ticks - self.origin_ticks) * self.time_base.numerator / self.time_base.denominator
+
+    def cut_to_end(self, time_s: float, duration_s: float) -> float:
+        """FFmpeg gives durations in decoding order: with B-frames the last picture may carry another one's."""
+        left_s = (self.announced_end_s or 0.0) - time_s
+        return min(duration_s, left_s) if left_s > 0 else duration_s
 
     @property
     def display_px(self) -> SizePx:
@@ -165,7 +172,7 @@ def _scan(container: InputContainer, stream: VideoStream) -> tuple[list[int], tu
     return ticks, ()
 
 
-def _readable(container: InputContainer, stream: VideoStream) -> Iterator[av.Packet]:
+def _readable(container: InputContainer, stream: VideoStream) -> Iterator[Packet[VideoStream]]:
     try:
         yield from container.demux(stream)
     except MemoryError:
@@ -175,11 +182,11 @@ def _readable(container: InputContainer, stream: VideoStream) -> Iterator[av.Pac
 
 
 def _display_matrix(frame: av.VideoFrame) -> tuple[float, ...]:
-    for data in frame.side_data:
-        if data.type.name == "DISPLAYMATRIX":
-            a, b, _, c, d = struct.unpack_from("=5i", bytes(data))
-            return a, b, c, d
-    return ()
+    data = frame.side_data.get("DISPLAYMATRIX")
+    if not isinstance(data, SideData):
+        return ()
+    a, b, _, c, d = struct.unpack_from("=5i", bytes(data))
+    return a, b, c, d
 
 
 def _orientation(matrix: tuple[float, ...]) -> tuple[Orientation, int, tuple[str, ...]]:
@@ -195,9 +202,9 @@ def _orientation(matrix: tuple[float, ...]) -> tuple[Orientation, int, tuple[str
             0,
             (f"the file asks for a rotation by {degrees:.1f}°, which is not a quarter turn: ignored",),
         )
-    if a:
-        return Orientation(False, d < 0, a < 0), round(degrees) % 360, ()
-    return Orientation(True, b < 0, c < 0), round(degrees) % 360, ()
+    if a * d - b * c < 0:  # mirrored as well: the angle is that of the picture mirrored back
+        degrees = math.degrees(math.atan2(b, -a)) % 360
+    return Orientation(not a, (d or b) < 0, (a or c) < 0), round(degrees), ()
 
 
 def _square_pixels(stored_px: SizePx, aspect: Fraction | None) -> SizePx:

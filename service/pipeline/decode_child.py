@@ -1,4 +1,4 @@
-"""A decode request on a pipe in; the video's header, then batches of frames in shared memory, out. A process of its own.
+"""A decode request on a pipe in; the video's header, then frames in shared memory, out. A process of its own.
 
 Whatever a hostile file does to FFmpeg happens here: the process has memory and CPU limits, it ends when its parent
 does, and the parent kills it when it falls silent. The pipe from the parent carries the request and then one byte per
@@ -51,7 +51,7 @@ class Parent:
         threading.Thread(target=self._watch, daemon=True).start()
         return DecodeRequest.from_json(line.decode())
 
-    def send(self, kind: str, **body: Any) -> None:  # noqa: ANN401  # whatever JSON can say
+    def send(self, kind: str, **body: Any) -> None:  # whatever JSON can say
         message = json.dumps({"kind": kind, **body}).encode()
         rest = memoryview(struct.pack("=I", len(message)) + message)
         while rest:
@@ -250,6 +250,7 @@ def main(parent_pid: int, control_fd: int, message_fd: int, ring_fd: int) -> Non
     _end_with_parent(parent_pid)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent decides what it means
     av.logging.restore_default_callback()  # the one that calls into Python deadlocks with FFmpeg's threads
+    av.logging.set_libav_level(av.logging.ERROR)
     parent = Parent(control_fd, message_fd)
     request = parent.request()
     _limit(resource.RLIMIT_CORE, 0)

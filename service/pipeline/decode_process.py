@@ -33,9 +33,8 @@ CHILD_COMMAND = (sys.executable, "-P", "-c", _CHILD_CODE, str(_PACKAGE_ROOT))
 # One thread each: videos are the unit of parallel work, and a pool's stacks would count against the memory limit.
 _CHILD_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
 _MESSAGE_LIMIT_BYTES = 1024 * 1024
-_VIDEO_ERRORS = {
-    cls.code: cls for cls in (*errors.VideoError.__subclasses__(), errors.VideoError, errors.InvalidOptions)
-}
+_TOLD_KINDS: list[type[errors.TalError]] = [*errors.VideoError.__subclasses__(), errors.InvalidOptions]
+_TOLD_ERRORS = {kind.code: kind for kind in _TOLD_KINDS}
 
 Message = dict[str, Any]
 
@@ -71,10 +70,14 @@ class DecodeRequest:
 
     @classmethod
     def from_json(cls, text: str) -> DecodeRequest:
-        fields = json.loads(text)
-        views = [{k: tuple(v) if isinstance(v, list) else v for k, v in view.items()} for view in fields.pop("views")]
-        limits = DecodeLimits(**fields.pop("limits"))
-        return cls(views=tuple(FrameView(**view) for view in views), limits=limits, **fields)
+        fields: dict[str, Any] = json.loads(text)
+        views = tuple(_view_from_json(view) for view in fields.pop("views"))
+        return cls(views=views, limits=DecodeLimits(**fields.pop("limits")), **fields)
+
+
+def _view_from_json(fields: dict[str, Any]) -> FrameView:
+    arguments: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+    return FrameView(**arguments)
 
 
 class DecodeProcess:
@@ -127,7 +130,7 @@ class DecodeProcess:
     def _told_error(self, message: Message) -> errors.TalError:
         if message["code"] == errors.DecodeOutOfMemory.code:
             return errors.DecodeOutOfMemory(f"decoding needs more than the {self._limits.memory_bytes} bytes allowed")
-        return _VIDEO_ERRORS.get(message["code"], errors.DecoderCrashed)(message["message"])
+        return _TOLD_ERRORS.get(message["code"], errors.DecoderCrashed)(message["message"])
 
     def _death(self) -> errors.VideoError:
         try:

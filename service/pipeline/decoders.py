@@ -1,4 +1,4 @@
-"""A video file and its header in; frames in presentation order, with times on its timeline, out. Two decoders, one protocol.
+"""A video file in; frames in presentation order, with times on its timeline, out. Two decoders, one protocol.
 
 PyAV decodes everything. decord serves only files on its allow-list (`decord_refusal`): it reads ahead without bound,
 hangs on sparse reads of MPEG-TS, knows no AV1, ignores edit lists, and counts time from the first frame.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +20,9 @@ from typing import IO, Literal, Protocol
 
 import av
 import numpy as np
+from av.packet import Packet
 from av.video.reformatter import VideoReformatter
+from av.video.stream import VideoStream
 
 from service.errors import CorruptVideo, VideoTooLarge
 from service.pipeline.containers import VideoHeader, best_video_stream, open_container
@@ -33,6 +36,7 @@ DECORD_BUDGET_BYTES = 512 * 1024 * 1024  # decord may hold every frame of the cl
 _DECORD_CONTAINERS = {"mp4", "matroska"}
 _DECORD_CODECS = {"h264", "hevc", "vp8", "vp9"}
 _DECORD_PIXELS = {"yuv420p", "yuvj420p"}
+_CPP_PLACE = re.compile(r"\[[\d:]+\] \S+:\d+: ")
 
 
 @dataclass(frozen=True)
@@ -68,12 +72,13 @@ class PyAvDecoder:
 
     def frames(self) -> Iterator[TimedFrame]:
         end_s, num_frames = self._header.info.start_s, 0
-        for frame in self._place(self._sound_frames()):
-            end_s, num_frames = frame.time_s + frame.duration_s, num_frames + 1
-            yield frame
-        self._conclude(end_s, num_frames)
+        with _captured_stderr() as log:
+            for frame in self._place(self._sound_frames()):
+                end_s, num_frames = frame.time_s + frame.duration_s, num_frames + 1
+                yield frame
+            self._conclude(end_s, num_frames, _first_line(log))
 
-    def _conclude(self, end_s: float, num_frames: int) -> None:
+    def _conclude(self, end_s: float, num_frames: int, complaint: str) -> None:
         if num_frames == 0 and (self._damage or self._skipped_frames):
             raise CorruptVideo(f"{self._path.name} holds no frame that can be decoded: {self._damage or 'all damaged'}")
         announced_s = self._header.announced_end_s
@@ -84,6 +89,8 @@ class PyAvDecoder:
             self.warnings.append(f"damaged at {end_s:.3f} s{of_announced}; decoding stopped there: {self._damage}")
         elif announced_s and num_frames and announced_s - end_s > max(1.5 * self._header.frame_s, 0.05):
             self.warnings.append(f"the video ends at {end_s:.3f} s{of_announced}")
+        elif complaint:
+            self.warnings.append(f"FFmpeg patched over damage, so some pictures may be wrong: {complaint}")
 
     def _sound_frames(self) -> Iterator[av.VideoFrame]:
         """Frames before the first damage. Damaged ones at the very start are left out instead: a broadcast recording
@@ -119,7 +126,7 @@ class PyAvDecoder:
             if self._damage:
                 yield from self._held_back(stream.codec_context)
 
-    def _next_packet(self, packets: Iterator[av.Packet]) -> av.Packet | None:
+    def _next_packet(self, packets: Iterator[Packet[VideoStream]]) -> Packet[VideoStream] | None:
         try:
             return next(packets, None)
         except av.FFmpegError as error:
@@ -147,6 +154,7 @@ class PyAvDecoder:
         for index, frame in enumerate(frames):
             time_s = next_s if frame.pts is None else self._header.time_s(frame.pts)
             duration_s = (frame.duration or 0) * tick_s or self._header.frame_s
+            duration_s = self._header.cut_to_end(time_s, duration_s)
             if index and time_s < latest_s:
                 if not went_back:
                     self.warnings.append(f"timestamps go back from {latest_s:.3f} s to {time_s:.3f} s: time was held")
@@ -172,29 +180,33 @@ class DecordDecoder:
         self._header = header
 
     def frames(self) -> Iterator[TimedFrame]:
-        with _captured_stderr() as log:
-            try:
-                yield from self._in_order(log)
-            except RuntimeError as error:  # DECORDError is one
-                raise CorruptVideo(f"decord: {str(error).splitlines()[-1]}") from error
-
-    def _in_order(self, log: IO[bytes]) -> Iterator[TimedFrame]:
         import decord  # noqa: PLC0415  # has no wheel for every platform
 
-        reader = decord.VideoReader(str(self._path), ctx=decord.cpu(0), num_threads=1)
-        if self._header.info.num_frames not in {0, len(reader)}:
-            raise RuntimeError(f"decord finds {len(reader)} of {self._header.info.num_frames} frames")
-        spans_s = reader.get_frame_timestamp(range(len(reader)))
-        for start_s, end_s in spans_s.tolist():
-            pixels = reader.next().asnumpy()
-            # decord passes on pictures that FFmpeg patched up after damage; only FFmpeg's own log tells.
-            if os.fstat(log.fileno()).st_size:
-                raise RuntimeError("FFmpeg reports damage")
-            yield TimedFrame(self._exact_s(start_s), max(0.0, end_s - start_s), partial(np.asarray, pixels))
+        try:
+            with _captured_stderr() as log:
+                reader = decord.VideoReader(str(self._path), ctx=decord.cpu(0), num_threads=1)
+                # It holds the whole clip in memory in any case; read to its end, damage shows before a frame is out.
+                pictures = [reader.next() for _ in range(len(reader))]
+                spans_s = reader.get_frame_timestamp(range(len(reader))).astype(float).tolist()
+                complaint = _first_line(log)
+        except (RuntimeError, decord.DECORDError) as error:
+            raise CorruptVideo(f"decord: {_CPP_PLACE.sub('', str(error)).strip().splitlines()[0]}") from error
+        self._refuse_damage(len(pictures), complaint)
+        for (start_s, end_s), picture in zip(spans_s, pictures, strict=True):
+            time_s = self._header.time_s(self._header.start_ticks + self._ticks(start_s))
+            duration_s = self._ticks(end_s - start_s) * float(self._header.time_base) or self._header.frame_s
+            yield TimedFrame(time_s, self._header.cut_to_end(time_s, duration_s), picture.asnumpy)
 
-    def _exact_s(self, since_start_s: float) -> float:
-        """decord counts from the first frame, in single precision: back to whole ticks, plus the stream's start."""
-        return self._header.time_s(self._header.start_ticks + round(since_start_s / float(self._header.time_base)))
+    def _refuse_damage(self, num_frames: int, complaint: str) -> None:
+        announced = self._header.info.num_frames
+        if announced not in {0, num_frames}:
+            raise CorruptVideo(f"decord finds {num_frames} of {announced} frames")
+        if complaint:  # decord passes on pictures that FFmpeg patched up; only FFmpeg's log tells
+            raise CorruptVideo(f"decord's FFmpeg reports damage: {complaint}")
+
+    def _ticks(self, seconds: float) -> int:
+        """decord counts from the first frame and in single precision: back to whole ticks."""
+        return round(seconds / float(self._header.time_base))
 
 
 def decord_refusal(path: Path, header: VideoHeader) -> str | None:
@@ -227,3 +239,10 @@ def _captured_stderr() -> Iterator[IO[bytes]]:
         finally:
             os.dup2(real, 2)
             os.close(real)
+
+
+def _first_line(log: IO[bytes]) -> str:
+    """Of FFmpeg's complaints, without the address that each begins with."""
+    log.seek(0)
+    lines = log.read(4096).decode(errors="replace").splitlines()
+    return re.sub(r"\s*@ 0x[0-9a-f]+", "", lines[0]) if lines else ""

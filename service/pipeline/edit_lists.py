@@ -11,7 +11,11 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 _MOOV_LIMIT_BYTES = 64 * 1024 * 1024
+_SAMPLES_LIMIT = 1_000_000
 _CONTAINERS = {b"moov", b"trak", b"mdia", b"minf", b"stbl", b"edts"}
 
 
@@ -19,7 +23,8 @@ def edit_lists_are_trivial(path: Path) -> bool:
     try:
         moov = _read_moov(path)
         tracks = [dict(_leaves(body)) for kind, body in _boxes(moov) if kind == b"trak"]
-        movie_scale = _time_scale_and_duration(dict(_boxes(moov))[b"mvhd"])[0]
+        mvhd = dict(_boxes(moov))[b"mvhd"]
+        movie_scale = struct.unpack_from(">I", mvhd, 20 if mvhd[0] == 1 else 12)[0]
         video = [track for track in tracks if track[b"hdlr"][8:12] == b"vide"]
         return bool(video) and all(_track_is_trivial(track, movie_scale) for track in video)
     except (OSError, KeyError, ValueError, struct.error):
@@ -33,11 +38,11 @@ def _track_is_trivial(track: dict[bytes, bytes], movie_scale: int) -> bool:
     if len(entries) != 1:
         return False
     duration, media_time, rate = entries[0]
-    media_scale, media_duration = _time_scale_and_duration(track[b"mdhd"])
-    if rate != 0x10000 or media_time != _first_composition_offset(track.get(b"ctts")):
-        return False
-    # The movie's clock is often 1/1000 s, so "to the end" is known only to two of its ticks.
-    return (duration + 2) * media_scale >= (media_duration - 1) * movie_scale
+    scale = struct.unpack_from(">I", track[b"mdhd"], 20 if track[b"mdhd"][0] == 1 else 12)[0]
+    times = _composition_times(track[b"stts"], track.get(b"ctts"))
+    # The movie's clock is coarse, often 1/1000 s: one tick of it is rounding.
+    shows_last = (times.max() - media_time) * movie_scale < (duration + 1) * scale
+    return rate == 0x10000 and media_time == times.min() and bool(shows_last)
 
 
 def _edit_entries(box: bytes) -> Iterator[tuple[int, int, int]]:
@@ -48,15 +53,19 @@ def _edit_entries(box: bytes) -> Iterator[tuple[int, int, int]]:
         yield struct.unpack_from(layout, box, 8 + index * struct.calcsize(layout))
 
 
-def _first_composition_offset(box: bytes | None) -> int:
-    if box is None or struct.unpack_from(">I", box, 4)[0] == 0:
-        return 0
-    return int(struct.unpack_from(">i", box, 12)[0])
+def _composition_times(stts: bytes, ctts: bytes | None) -> NDArray[np.int64]:
+    """When each sample is shown, on the media's clock."""
+    steps = _run_lengths(stts)
+    starts = np.cumsum(steps) - steps
+    return starts + _run_lengths(ctts) if ctts else starts
 
 
-def _time_scale_and_duration(box: bytes) -> tuple[int, int]:
-    scale, duration = struct.unpack_from(">IQ", box, 20) if box[0] == 1 else struct.unpack_from(">II", box, 12)
-    return scale, duration
+def _run_lengths(box: bytes) -> NDArray[np.int64]:
+    count = struct.unpack_from(">I", box, 4)[0]
+    pairs = np.frombuffer(box, dtype=">i4", count=2 * count, offset=8).reshape(-1, 2).astype(np.int64)
+    if pairs[:, 0].clip(0).sum() > _SAMPLES_LIMIT:
+        raise ValueError("too many samples")
+    return np.repeat(pairs[:, 1], pairs[:, 0])
 
 
 def _leaves(body: bytes) -> Iterator[tuple[bytes, bytes]]:

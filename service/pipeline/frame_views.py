@@ -1,4 +1,4 @@
-"""An upright RGB picture in; the picture at the size and crop that a model asks for out. The only resize in the service.
+"""An upright RGB picture in; the picture at the size and crop of a view out. The only resize in the service.
 
 Both decoders deliver at native size and this module resizes: resizing inside a decoder differs from decoder to
 decoder, and features would then depend on who decoded.

@@ -181,7 +181,7 @@ def _classify(sequence: FeatureSequence, model: LoadedModel) -> Scores | None:
     batch = next(windows.batches(sequence.values, layout, model.ops, 1))
     feeds = _feeds(model.classifier, spec.features, spec.mask, batch)
     raw = to_numpy(model.classifier.session.run(feeds, want=[spec.video_scores])[spec.video_scores])
-    return featuring.activate(raw.reshape(1, -1), spec.activation)[0].astype(np.float64)
+    return np.asarray(featuring.activate(raw.reshape(1, -1), spec.activation)[0], np.float64)
 
 
 def _candidates(

@@ -49,10 +49,11 @@ def from_activations(
     offset_frames = grid.offset_frames if rules.support == "point" else 0.0
     ticks_frames = np.arange(len(summed)) * grid.stride_frames + offset_frames
     found = grouping.group(summed, video_summed, ticks_frames, _grouping_rules(rules), clip_span_frames)
+    # Clips that were padded reach beyond the video; what is left of their spans must still be long enough.
     spans_frames = geometry.clip(found.spans, 0, grid.num_frames)
+    long_enough = np.diff(spans_frames)[:, 0] >= min(rules.min_length_frames, grid.num_frames)
     spans = grid.frames_to_positions(spans_frames)
-    whole = Detections(spans, found.scores, found.labels, np.zeros(len(spans), np.int64))
-    return whole.take(spans_frames[:, 1] > spans_frames[:, 0])
+    return Detections(spans, found.scores, found.labels, np.zeros(len(spans), np.int64)).take(long_enough)
 
 
 def sum_label_groups(scores: Scores, manifest: Manifest) -> Scores:

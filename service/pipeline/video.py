@@ -21,14 +21,23 @@ from service.pipeline.decode_process import (
     CHILD_COMMAND,
     DecodeLimits,
     DecodeProcess,
-    DecodeRequest,
     DecoderChoice,
+    DecodeRequest,
     Message,
 )
 from service.pipeline.frame_ring import FrameRing, RingLayout, trust_memory
 from service.pipeline.frame_views import FrameView, Pixels
 
-__all__ = ["DecodeLimits", "DecodeSummary", "FrameBatch", "FrameView", "VideoReader", "decode", "probe"]
+__all__ = [
+    "DecodeLimits",
+    "DecodeSummary",
+    "DecoderChoice",
+    "FrameBatch",
+    "FrameView",
+    "VideoReader",
+    "decode",
+    "probe",
+]
 
 _NO_RETRY = (errors.VideoTooLong, errors.VideoTooLarge)  # a refusal, whichever decoder
 
@@ -73,20 +82,30 @@ class VideoReader:
     """
 
     def __init__(self, request: DecodeRequest, command: Sequence[str] = CHILD_COMMAND) -> None:
-        self.summary: DecodeSummary | None = None
         self._request = request
         self._command = command
         self._notes: tuple[str, ...] = ()
         self._num_delivered = 0
-        self._ring: FrameRing | None = None
-        self._start(request)
+        self._summary: DecodeSummary | None = None
+        self._closed = False
+        self._process, self._ring, self.info, self._decoder = self._start(request)
+
+    @property
+    def summary(self) -> DecodeSummary:
+        if self._summary is None:
+            raise RuntimeError("the summary is there once every frame has been read")
+        return self._summary
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> FrameBatch:
-        while self.summary is None and self._process is not None:
-            batch = self._next_or_retry()
+        while not self._closed:
+            try:
+                batch = self._next_batch()
+            except BaseException as error:  # noqa: BLE001  # an interrupt, too, ends the child
+                self._take_over(error)
+                continue
             if batch is not None:
                 self._num_delivered += len(batch.times_s)
                 return batch
@@ -101,47 +120,41 @@ class VideoReader:
         self.close()
 
     def close(self) -> None:
-        if self._process is not None:
-            self._process.close()
+        self._closed = True
+        self._process.close()
         if self._ring is not None:
             self._ring.close()
-        self._process = self._ring = None
 
-    def _start(self, request: DecodeRequest) -> None:
-        self._process: DecodeProcess | None = DecodeProcess(request, self._command)
+    def _start(self, request: DecodeRequest) -> tuple[DecodeProcess, FrameRing | None, VideoInfo, str]:
+        process = DecodeProcess(request, self._command)
         try:
-            header = self._process.receive()
-        except BaseException:
-            self.close()
-            raise
-        self.info = VideoInfo(**header["info"])
-        self._decoder: str = header["decoder"]
-        if header["sizes_px"]:
+            header = process.receive()
             layout = RingLayout(tuple((width, height) for width, height in header["sizes_px"]))
-            self._ring = trust_memory(self._process.memory_fd, layout)
+            ring = trust_memory(process.memory_fd, layout) if layout.sizes_px else None
+            return process, ring, VideoInfo(**header["info"]), header["decoder"]
+        except BaseException:
+            process.close()
+            raise
 
-    def _next_or_retry(self) -> FrameBatch | None:
-        try:
-            return self._next_batch()
-        except BaseException as error:
-            self.close()
-            if self._decoder != "decord" or not isinstance(error, errors.VideoError) or isinstance(error, _NO_RETRY):
-                raise
-            self._notes = (f"decord failed and PyAV took over after {self._num_delivered} frames: {error}",)
-        self._start(replace(self._request, decoder="pyav", skip_samples=self._num_delivered))
-        return None
+    def _take_over(self, error: BaseException) -> None:
+        """PyAV's turn where decord failed; anything else is the caller's."""
+        self.close()
+        if self._decoder != "decord" or not isinstance(error, errors.VideoError) or isinstance(error, _NO_RETRY):
+            raise error
+        self._notes = (f"PyAV took over after {self._num_delivered} frames, since decord failed: {error}",)
+        retry = replace(self._request, decoder="pyav", skip_samples=self._num_delivered)
+        self._process, self._ring, self.info, self._decoder = self._start(retry)
+        self._closed = False
 
     def _next_batch(self) -> FrameBatch | None:
-        if self._process is None or self._ring is None:
-            return None
         message = self._process.receive()
-        if message["kind"] == "batch":
+        if message["kind"] == "batch" and self._ring is not None:
             times_s = np.array(message["times_s"], dtype=np.float64)
             pixels = self._ring.copy(message["slot"], len(times_s))
             self._process.free_slot()
             return FrameBatch(pixels, times_s, message["first_index"])
         if message["kind"] == "end":
-            self.summary = _summary(message, self._notes)
+            self._summary = _summary(message, self._notes)
             self.close()
         return None
 

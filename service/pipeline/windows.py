@@ -155,8 +155,13 @@ def place_on_grid(
 def join(parts: list[Detections]) -> Detections:
     if not parts:
         return Detections(np.empty((0, 2)), np.empty(0), np.empty(0, np.int64), np.empty(0, np.int64))
-    columns = zip(*((part.spans, part.scores, part.labels, part.windows) for part in parts), strict=True)
-    return Detections(*(np.concatenate(column) for column in columns), knows_class=parts[0].knows_class)
+    return Detections(
+        np.concatenate([part.spans for part in parts]),
+        np.concatenate([part.scores for part in parts]),
+        np.concatenate([part.labels for part in parts]),
+        np.concatenate([part.windows for part in parts]),
+        parts[0].knows_class,
+    )
 
 
 def merge_activations(parts: list[Array], layout: WindowPlan, num_positions: int) -> NDArray[np.float64]:

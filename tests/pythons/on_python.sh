@@ -1,0 +1,13 @@
+#!/bin/sh
+# Installs what serving needs, and of the rest only what the tests themselves use, for the interpreter $1; runs them there.
+set -eu
+version=$("$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+venv=.venv-$version
+if [ ! -f "$venv/.installed" ] || [ constraints.txt -nt "$venv/.installed" ] || [ pyproject.toml -nt "$venv/.installed" ]; then
+    "$1" -m venv "$venv"
+    "$venv/bin/python" -m pip install --quiet --constraint constraints.txt --editable '.[cpu]' \
+        pytest pytest-timeout hypothesis onnx psutil
+    touch "$venv/.installed"
+fi
+echo "serving tests on Python $version"
+"$venv/bin/python" -m pytest tests/service tests/models tests/exporters -m "not slow" -q -p no:cacheprovider

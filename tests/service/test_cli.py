@@ -1,0 +1,216 @@
+"""The `tal` command as a user runs it: a real process, real files, and what comes out on which stream."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support import bundles as tiny
+from tests.support import graphs, videos
+
+FLASHES = ((2.0, 4.0), (6.0, 7.0))
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("home")
+    tiny.classifier(home / "models" / "brightness")
+    return home
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return videos.write(tmp_path_factory.mktemp("v") / "flashes.mp4", videos.flashes(*FLASHES), duration_s=8)
+
+
+def environment(home: Path, **extra: str) -> dict[str, str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("TAL_")}
+    return {**clean, "TAL_HOME": str(home), "PYTHONWARNINGS": "error", **extra}
+
+
+def tal(home: Path, *arguments: str | Path, **extra: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from service.cli import main; main()", *map(str, arguments)]
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, env=environment(home, **extra), timeout=120
+    )
+
+
+def test_detect_prints_segments_and_nothing_else(home: Path, video: Path) -> None:
+    done = tal(home, "detect", video, "--bundle", "brightness", "--format", "json", "--labels", "bright")
+    assert (done.returncode, done.stderr) == (0, "")
+    document = json.loads(done.stdout)
+    found = sorted((s["start_s"], s["end_s"]) for s in document["segments"])
+    assert found == [pytest.approx(interval, abs=1e-3) for interval in FLASHES]
+    assert document["model"]["name"] == "brightness"
+
+
+def test_a_bundle_is_named_by_folder_by_name_or_by_default(home: Path, video: Path) -> None:
+    by_folder = tal(home, "detect", video, "-b", home / "models" / "brightness", "-f", "csv")
+    by_name = tal(home, "detect", video, "-b", "brightness", "-f", "csv")
+    by_default = tal(home, "detect", video, "-f", "csv", TAL_DEFAULT_MODEL="brightness")
+    assert by_folder.stdout == by_name.stdout == by_default.stdout != ""
+
+
+def test_a_bad_file_does_not_stop_the_rest(home: Path, video: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text.mp4"
+    text.write_text("no video at all\n" * 100)
+    empty = tmp_path / "empty.mp4"
+    empty.touch()
+    done = tal(home, "detect", text, video, tmp_path / "nowhere.mp4", empty, "-b", "brightness", "-f", "jsonl")
+    assert done.returncode == 1
+    assert [json.loads(line)["video"]["name"] for line in done.stdout.splitlines()] == ["flashes.mp4"]
+    assert re.search(r"text\.mp4: .*\[unsupported_media\]", done.stderr)
+    assert re.search(r"nowhere\.mp4: .*\[video_not_found\]", done.stderr)
+    assert re.search(r"empty\.mp4: .*\[corrupt_video\]", done.stderr)
+    assert done.stderr.splitlines()[-1] == "1 of 4 videos done, 3 failed"
+    assert "Traceback" not in done.stderr
+
+
+def test_every_format_holds_the_same_segments(home: Path, video: Path) -> None:
+    counts = {}
+    for wanted in ("table", "json", "jsonl", "csv", "activitynet", "vtt", "srt"):
+        done = tal(home, "detect", video, "-b", "brightness", "-f", wanted)
+        assert done.returncode == 0, done.stderr
+        counts[wanted] = {
+            "table": lambda text: len(re.findall(r"^ +\d", text, re.MULTILINE)),
+            "json": lambda text: len(json.loads(text)["segments"]),
+            "jsonl": lambda text: len(json.loads(text)["segments"]),
+            "csv": lambda text: len(list(csv.DictReader(io.StringIO(text)))),
+            "activitynet": lambda text: len(json.loads(text)["results"]["flashes"]),
+            "vtt": lambda text: text.count("-->"),
+            "srt": lambda text: text.count("-->"),
+        }[wanted](done.stdout)
+    assert set(counts.values()) == {5}, counts
+
+
+def test_options_narrow_the_answer(home: Path, video: Path) -> None:
+    def rows(*options: str) -> list[dict[str, str]]:
+        done = tal(home, "detect", video, "-b", "brightness", "-f", "csv", *options)
+        assert done.returncode == 0, done.stderr
+        return list(csv.DictReader(io.StringIO(done.stdout)))
+
+    assert len(rows("--top-k", "2")) == 2
+    assert {row["label"] for row in rows("--labels", "dark")} == {"dark"}
+    assert {row["label"] for row in rows("--labels", "bright,dark")} == {"bright", "dark"}
+    assert all(float(row["score"]) >= 0.95 for row in rows("--min-score", "0.95"))
+
+
+def test_subtitles_of_several_videos_need_a_folder(home: Path, video: Path, tmp_path: Path) -> None:
+    other = videos.write(tmp_path / "other.mkv", videos.flashes((0, 1)), duration_s=2)
+    refused = tal(home, "detect", video, other, "-b", "brightness", "-f", "vtt")
+    assert (refused.returncode, "name a folder with --output" in refused.stderr) == (2, True)
+    done = tal(home, "detect", video, other, "-b", "brightness", "-f", "vtt", "-o", tmp_path / "subtitles")
+    assert done.returncode == 0
+    assert {path.name for path in (tmp_path / "subtitles").iterdir()} == {"flashes.mp4.vtt", "other.mkv.vtt"}
+
+
+def test_output_goes_to_a_file_when_asked(home: Path, video: Path, tmp_path: Path) -> None:
+    done = tal(home, "detect", video, "-b", "brightness", "-f", "json", "-o", tmp_path / "out.json")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert json.loads((tmp_path / "out.json").read_text())["segments"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-b", "nothing"], r"model 'nothing' is neither a folder nor installed; installed in .*: brightness"),
+        ([], r"no model named: give --bundle or set TAL_DEFAULT_MODEL"),
+        (["-b", "brightness", "--labels", "brigth"], r"label 'brigth' is not one of the model's; near it: bright"),
+        (["-b", "brightness", "--min-score", "7"], r"min_score is 7.0; it lies between 0 and 1"),
+        (["-b", "brightness", "--top-k", "0"], r"top_k is 0; it is at least 1"),
+        (["-b", "brightness", "--format", "xml"], r"'xml' is not one of"),
+    ],
+)
+def test_misuse_is_one_line_and_exit_status_2(home: Path, video: Path, arguments: list[str], message: str) -> None:
+    done = tal(home, "detect", video, *arguments, COLUMNS="200", TERM="dumb")
+    assert done.returncode == 2
+    assert re.search(message, done.stderr)
+    assert (done.stdout, "Traceback" in done.stderr) == ("", False)
+
+
+def test_cuda_without_a_gpu_is_refused_with_the_reason(home: Path, video: Path) -> None:
+    done = tal(home, "detect", video, "-b", "brightness", "--device", "cuda", CUDA_VISIBLE_DEVICES="")
+    assert done.returncode == 2
+    assert "device 'cuda' was asked for" in done.stderr
+
+
+def test_a_terminal_sees_progress_and_a_pipe_does_not(home: Path, video: Path) -> None:
+    controller, terminal = pty.openpty()
+    command = [sys.executable, "-c", "from service.cli import main; main()"]
+    arguments = ["detect", str(video), "-b", "brightness", "-f", "csv"]
+    done = subprocess.run(
+        [*command, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=terminal,
+        env=environment(home, TERM="xterm", COLUMNS="100"),
+        check=True,
+        timeout=120,
+    )
+    os.close(terminal)
+    shown = os.read(controller, 65536).decode()
+    os.close(controller)
+    assert "flashes.mp4" in shown
+    assert "%" in shown
+    assert done.stdout.startswith(b"video,start_s,end_s,label,score\n")
+
+
+def test_models_are_listed_shown_and_verified(home: Path) -> None:
+    listed = tal(home, "models", "list")
+    assert re.search(r"^brightness +1\.0\.0 +2 labels, activations$", listed.stdout, re.MULTILINE)
+    shown = json.loads(tal(home, "models", "show", "brightness").stdout)
+    assert (shown["name"], shown["labels"], len(shown["sha256"])) == ("brightness", ["bright", "dark"], 64)
+    assert "brightness: sound" in tal(home, "models", "verify", "brightness").stdout
+
+
+def test_a_damaged_model_fails_verification(tmp_path: Path) -> None:
+    tiny.classifier(tmp_path / "models" / "damaged")
+    graph = tmp_path / "models" / "damaged" / "features.rgb.onnx"
+    graph.write_bytes(graph.read_bytes()[:-1] + b"\xff")
+    done = tal(tmp_path, "models", "verify", "damaged")
+    assert (done.returncode, "changed or damaged" in done.stderr) == (1, True)
+    assert tal(tmp_path, "doctor").returncode == 1
+
+
+def test_an_imported_classifier_is_a_model_at_once(tmp_path: Path, video: Path) -> None:
+    (tmp_path / "graph.onnx").write_bytes(graphs.brightness_scores("NCTHW", dtype="float32"))
+    (tmp_path / "labels.txt").write_text("bright\ndark\n")
+    window = ["--fps", "10", "--window", "0.4", "--step", "0.1", "--size", "16"]
+    command = ["models", "import", tmp_path / "graph.onnx", "--labels", tmp_path / "labels.txt", "--name", "mine"]
+    made = tal(tmp_path, *command, *window)
+    assert made.returncode == 0, made.stderr
+    assert "2 labels, 4 frames at 10.0 per second every 1 frames, scores: none" in made.stderr
+    done = tal(tmp_path, "detect", video, "-b", "mine", "--labels", "bright", "-f", "json")
+    found = sorted((s["start_s"], s["end_s"]) for s in json.loads(done.stdout)["segments"])
+    assert found == [pytest.approx(interval, abs=0.3) for interval in FLASHES]
+    again = tal(tmp_path, *command, *window)
+    assert (again.returncode, "exists already" in again.stderr) == (2, True)
+
+
+def test_doctor_finds_what_is_installed(home: Path) -> None:
+    done = tal(home, "doctor")
+    assert done.returncode == 0, done.stdout + done.stderr
+    for what in ("python", "onnxruntime", "engine", "device", "decoders", "disk", "models"):
+        assert re.search(rf"^{what} +\S", done.stdout, re.MULTILINE), what
+
+
+def test_serving_never_imports_torch(home: Path, video: Path) -> None:
+    script = (
+        "import sys; sys.modules['torch'] = None; sys.modules['onnx'] = None\n"
+        "import service.cli\n"
+        f"sys.argv = ['tal', 'detect', {str(video)!r}, '-b', 'brightness', '-f', 'csv']\n"
+        "service.cli.main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env=environment(home), check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("\n") == 6
