@@ -48,7 +48,7 @@ fuzz: setup
 	$(BIN)/python -m tests.fuzz.fuzz_video --count 500 --seed 0
 
 soak: setup
-	$(BIN)/python -m tests.soak.memory --fps 30
+	$(BIN)/python -m tests.soak.memory --fps 30 --output benchmarks/results/memory.md
 
 bench: setup
 	$(BIN)/python -m benchmarks.decoders

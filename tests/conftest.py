@@ -36,10 +36,9 @@ NEEDS: dict[str, tuple[Callable[[], bool], str, bool]] = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _machine_has_what_the_test_needs(request: pytest.FixtureRequest) -> None:
+def pytest_runtest_setup(item: pytest.Item) -> None:
     for marker, (present, install, ci_has_it) in NEEDS.items():
-        if request.node.get_closest_marker(marker) and not present():
+        if item.get_closest_marker(marker) and not present():
             if ci_has_it and os.environ.get("CI") == "true":
                 pytest.fail(f"{marker}: {install}")
             pytest.skip(f"{marker}: {install}")

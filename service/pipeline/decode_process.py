@@ -31,7 +31,14 @@ _CHILD_CODE = (
 )
 CHILD_COMMAND = (sys.executable, "-P", "-c", _CHILD_CODE, str(_PACKAGE_ROOT))
 # One thread each: videos are the unit of parallel work, and a pool's stacks would count against the memory limit.
-_CHILD_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
+_CHILD_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MALLOC_ARENA_MAX": "2",
+    # glibc would map and unmap every full-size picture; kept on its heap instead, 1080p decodes twice as fast.
+    "MALLOC_MMAP_THRESHOLD_": str(32 * 1024 * 1024),
+    "MALLOC_TRIM_THRESHOLD_": str(256 * 1024 * 1024),
+}
 _MESSAGE_LIMIT_BYTES = 1024 * 1024
 _TOLD_KINDS: list[type[errors.TalError]] = [*errors.VideoError.__subclasses__(), errors.InvalidOptions]
 _TOLD_ERRORS = {kind.code: kind for kind in _TOLD_KINDS}

@@ -132,9 +132,13 @@ def main() -> None:
     parser.add_argument("--fps", type=int, default=30)
     parser.add_argument("--long-s", type=float, default=7200)
     parser.add_argument("--short-s", type=float, default=600)
+    parser.add_argument("--output", type=Path, help="write the table to this file, too")
     chosen = parser.parse_args()
     short, long = compare(chosen.fps, chosen.long_s, chosen.short_s)
-    print(table(chosen.fps, (short, long)))
+    found = table(chosen.fps, (short, long))
+    print(found)
+    if chosen.output:
+        chosen.output.write_text(f"# Memory of long videos\n\n{found}\n")
     sys.exit(long.peak_rss_bytes > TOLERANCE * short.peak_rss_bytes)
 
 
