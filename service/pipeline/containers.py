@@ -55,6 +55,7 @@ class VideoHeader:
     orientation: Orientation
     pixel_format: str
     num_video_streams: int
+    ends_within_packet: bool
     warnings: tuple[str, ...] = ()
 
     def time_s(self, ticks: int) -> float:
@@ -140,6 +141,7 @@ def _describe(
         orientation=orientation,
         pixel_format=stream.codec_context.pix_fmt or "",
         num_video_streams=sum(not s.disposition & Disposition.attached_pic for s in container.streams.video),
+        ends_within_packet=container.format.name == "mpegts" and _ends_within_packet(Path(container.name[5:])),
         warnings=turned,
     )
 
@@ -240,10 +242,25 @@ def _clock_s(text: str) -> float:
 
 
 def _has_known_signature(path: Path) -> bool:
+    head = _head(path)
+    return _transport_packet_bytes(head) > 0 or any(head[at:].startswith(marks) for at, marks in _SIGNATURES)
+
+
+def _transport_packet_bytes(head: bytes) -> int:
+    """188; 192 with a time code before each packet; 204 with a checksum after it; 0: no transport stream."""
+    found = (size for size, at in ((188, 0), (192, 4), (204, 0)) if head[at : at + 3 * size : size] == b"GGG")
+    return next(found, 0)
+
+
+def _ends_within_packet(path: Path) -> bool:
+    """The one sign of a cut that a transport stream gives: it announces no length."""
+    packet_bytes = _transport_packet_bytes(_head(path))
+    return packet_bytes > 0 and path.stat().st_size % packet_bytes > 0
+
+
+def _head(path: Path) -> bytes:
     with path.open("rb") as file:
-        head = file.read(1024)
-    transport = any(head[at : at + 377 : 188] == b"GGG" for at in (0, 4)) or head[4:389:192] == b"GGG"
-    return transport or any(head[at:].startswith(marks) for at, marks in _SIGNATURES)
+        return file.read(1024)
 
 
 def _name(container: InputContainer) -> str:

@@ -89,6 +89,8 @@ class PyAvDecoder:
             self.warnings.append(f"damaged at {end_s:.3f} s{of_announced}; decoding stopped there: {self._damage}")
         elif announced_s and num_frames and announced_s - end_s > max(1.5 * self._header.frame_s, 0.05):
             self.warnings.append(f"the video ends at {end_s:.3f} s{of_announced}")
+        elif self._header.ends_within_packet:
+            self.warnings.append(f"the video ends at {end_s:.3f} s, where the file was cut within a packet")
         elif complaint:
             self.warnings.append(f"FFmpeg patched over damage, so some pictures may be wrong: {complaint}")
 

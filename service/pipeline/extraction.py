@@ -1,0 +1,96 @@
+"""A reader of frames and a loaded model in, one `FeatureSequence` out: every stream in one pass over the video."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.manifest import Manifest, Stream
+from service.errors import InferenceFailed, ZeroFrames
+from service.pipeline import features
+from service.pipeline.features import FeatureSequence, StreamExtractor
+from service.pipeline.snippets import SnippetGrid
+from service.pipeline.video import FrameBatch, FrameView, VideoReader
+from service.runtime.loaded_model import LoadedModel
+from service.runtime.session import Tensor
+from service.telemetry import Stopwatch
+
+OnProgress = Callable[[float, float], None]
+
+
+def extract(
+    reader: VideoReader,
+    views: tuple[FrameView, ...],
+    model: LoadedModel,
+    stopwatch: Stopwatch,
+    on_progress: OnProgress | None = None,
+) -> FeatureSequence:
+    """Every stream sees every frame once, and nothing but its own rows grows with the video."""
+    extractors = _extractors(model, stopwatch)
+    view_of = [views.index(_view(extractor.stream)) for extractor in extractors]
+    times_s: list[NDArray[np.float64]] = []
+    for batch in _timed(reader, stopwatch):
+        times_s.append(batch.times_s)
+        for extractor, view in zip(extractors, view_of, strict=True):
+            extractor.push(batch.pixels[view])
+        if on_progress:
+            on_progress(float(batch.times_s[-1]) - reader.info.start_s, reader.info.duration_s)
+    for extractor in extractors:
+        extractor.finish()
+    if not times_s:
+        raise ZeroFrames("the video gave no frame")
+    rule = model.manifest.grid
+    grid = SnippetGrid(np.concatenate(times_s), reader.summary.end_s, float(rule.stride_frames), rule.offset_frames)
+    return _join_streams(extractors, model, grid)
+
+
+def frame_views(manifest: Manifest) -> tuple[FrameView, ...]:
+    """The distinct sizes in which the streams want their frames; streams that agree share one."""
+    return tuple(dict.fromkeys(_view(stream) for stream in manifest.streams))
+
+
+def _view(stream: Stream) -> FrameView:
+    # Flow is computed before the crop, so that what moves in from the side is seen.
+    crop_px = None if stream.kind == "flow" else stream.crop_px
+    return FrameView(stream.resize.mode, stream.resize.size_px, stream.resize.interpolation, crop_px)
+
+
+def _extractors(model: LoadedModel, stopwatch: Stopwatch) -> list[StreamExtractor]:
+    grid = model.manifest.grid
+    reach_frames = _reach_frames(model)
+    return [
+        StreamExtractor(
+            loaded, features.clip_rule(loaded.stream, grid.stride_frames, reach_frames, grid.tail), stopwatch
+        )
+        for loaded in model.streams
+    ]
+
+
+def _reach_frames(model: LoadedModel) -> int:
+    return max(stream.span_frames for stream in model.manifest.streams)
+
+
+def _timed(reader: VideoReader, stopwatch: Stopwatch) -> Iterator[FrameBatch]:
+    """The reader's batches; the time spent waiting for them is the time that decoding costs."""
+    batches = iter(reader)
+    while True:
+        with stopwatch.stage("decode"):
+            batch = next(batches, None)
+        if batch is None:
+            return
+        yield batch
+
+
+def _join_streams(extractors: list[StreamExtractor], model: LoadedModel, grid: SnippetGrid) -> FeatureSequence:
+    values: Tensor | None = None
+    scores = None
+    if all(extractor.stream.outputs.features for extractor in extractors):
+        values = model.ops.join_columns([extractor.features(model.ops) for extractor in extractors])
+    if all(extractor.stream.outputs.scores for extractor in extractors):
+        weights = [extractor.stream.fusion_weight for extractor in extractors]
+        scores = features.fuse_streams([extractor.scores() for extractor in extractors], weights)
+        if not np.isfinite(scores).all():
+            raise InferenceFailed("a backbone gave class scores that are not finite numbers (NaN or infinity)")
+    return FeatureSequence(values, scores, grid, _reach_frames(model))
