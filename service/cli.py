@@ -224,7 +224,13 @@ def find_model(named: str | None, config: Settings) -> Path:
 
 
 def onnx_options(config: Settings, device: Device | None) -> OnnxOptions:
-    return OnnxOptions(device or config.device, config.threads, config.gpu_memory_mib * MIB, config.gpu_index)
+    return OnnxOptions(
+        device=device or config.device,
+        threads=config.threads,
+        gpu_memory_bytes=config.gpu_memory_mib * MIB,
+        gpu_index=config.gpu_index,
+        cpu_memory_bytes=config.cpu_memory_mib * MIB,
+    )
 
 
 def decoding(config: Settings) -> Decoding:

@@ -34,6 +34,9 @@ class Settings(BaseSettings):
     threads: Annotated[int, Field(ge=0)] = Field(
         default=0, description="CPU threads of the inference engine; 0 takes every core."
     )
+    cpu_memory_mib: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="Upper bound of the memory that the inference engine takes on the CPU; 0 sets none."
+    )
     gpu_memory_mib: Annotated[int, Field(ge=0)] = Field(
         default=0, description="Upper bound of the inference engine's GPU memory; 0 sets none."
     )

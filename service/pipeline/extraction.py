@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterator
 
 import numpy as np
-from numpy.typing import NDArray
 
 from models.manifest import Manifest, Stream
 from service.errors import InferenceFailed, ZeroFrames
@@ -30,9 +30,9 @@ def extract(
     """Every stream sees every frame once, and nothing but its own rows grows with the video."""
     extractors = _extractors(model, stopwatch)
     view_of = [views.index(_view(extractor.stream)) for extractor in extractors]
-    times_s: list[NDArray[np.float64]] = []
+    times_s = array("d")
     for batch in _timed(reader, stopwatch):
-        times_s.append(batch.times_s)
+        times_s.frombytes(batch.times_s.tobytes())
         for extractor, view in zip(extractors, view_of, strict=True):
             extractor.push(batch.pixels[view])
         if on_progress:
@@ -42,7 +42,7 @@ def extract(
     if not times_s:
         raise ZeroFrames("the video gave no frame")
     rule = model.manifest.grid
-    grid = SnippetGrid(np.concatenate(times_s), reader.summary.end_s, float(rule.stride_frames), rule.offset_frames)
+    grid = SnippetGrid(np.asarray(times_s), reader.summary.end_s, float(rule.stride_frames), rule.offset_frames)
     return _join_streams(extractors, model, grid)
 
 
@@ -62,7 +62,7 @@ def _extractors(model: LoadedModel, stopwatch: Stopwatch) -> list[StreamExtracto
     reach_frames = _reach_frames(model)
     return [
         StreamExtractor(
-            loaded, features.clip_rule(loaded.stream, grid.stride_frames, reach_frames, grid.tail), stopwatch
+            loaded, features.clip_rule(loaded.stream, grid.stride_frames, reach_frames, grid.tail), model.ops, stopwatch
         )
         for loaded in model.streams
     ]
@@ -87,7 +87,7 @@ def _join_streams(extractors: list[StreamExtractor], model: LoadedModel, grid: S
     values: Tensor | None = None
     scores = None
     if all(extractor.stream.outputs.features for extractor in extractors):
-        values = model.ops.join_columns([extractor.features(model.ops) for extractor in extractors])
+        values = model.ops.join_columns([extractor.features() for extractor in extractors])
     if all(extractor.stream.outputs.scores for extractor in extractors):
         weights = [extractor.stream.fusion_weight for extractor in extractors]
         scores = features.fuse_streams([extractor.scores() for extractor in extractors], weights)

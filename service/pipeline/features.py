@@ -12,7 +12,7 @@ from models.manifest import InputFormat, Stream
 from service.errors import InferenceFailed
 from service.pipeline.flow import FlowRule, FlowStation
 from service.pipeline.snippets import ClipRule, SnippetBatch, SnippetCutter, SnippetGrid
-from service.runtime.feature_ops import FeatureOps
+from service.runtime.feature_ops import FeatureOps, HostOps, RowPile
 from service.runtime.loaded_model import LoadedStream
 from service.runtime.session import Array, Tensor, to_numpy
 from service.telemetry import Stopwatch
@@ -49,7 +49,7 @@ class FeatureSequence:
 class StreamExtractor:
     """One backbone at work on one video: frames are pushed in, rows of features and scores pile up."""
 
-    def __init__(self, loaded: LoadedStream, rule: ClipRule, stopwatch: Stopwatch) -> None:
+    def __init__(self, loaded: LoadedStream, rule: ClipRule, ops: FeatureOps, stopwatch: Stopwatch) -> None:
         stream = loaded.stream
         batch = loaded.fixed_batch or max(1, FRAMES_PER_BATCH // stream.clip_frames)
         self.stream = stream
@@ -57,8 +57,8 @@ class StreamExtractor:
         self._stopwatch = stopwatch
         self._cutter = SnippetCutter(rule, batch)
         self._flow = _flow_station(stream)
-        self._features: list[Tensor] = []
-        self._scores: list[Scores] = []
+        self._features = RowPile(ops.join_rows)
+        self._scores = RowPile(HostOps().join_rows)
         self._state: dict[str, Tensor] = {}
 
     def push(self, frames: NDArray[np.uint8]) -> None:
@@ -75,11 +75,11 @@ class StreamExtractor:
             self._run_all(self._cutter.push(crop(self._flow.finish(), self.stream.crop_px)))
         self._run_all(self._cutter.finish())
 
-    def features(self, ops: FeatureOps) -> Tensor:
-        return ops.join_rows(self._features)
+    def features(self) -> Tensor:
+        return self._features.rows()
 
     def scores(self) -> Scores:
-        return np.concatenate(self._scores)
+        return np.asarray(to_numpy(self._scores.rows()), np.float32)
 
     def _run_all(self, batches: Sequence[SnippetBatch]) -> None:
         with self._stopwatch.stage("features"):
@@ -120,10 +120,10 @@ class StreamExtractor:
             if len(features.shape) != 2 or features.shape[0] < count:
                 given = f"features {tuple(features.shape)} for {count} clips"
                 raise InferenceFailed(f"stream {self.stream.name!r} gave {given}; (N, C) is needed")
-            self._features.append(features if features.shape[0] == count else to_numpy(features)[:count])
+            self._features.add(features if features.shape[0] == count else to_numpy(features)[:count])
         if names.scores is not None:
             raw = to_numpy(outputs[names.scores])
-            self._scores.append(activate(raw.reshape(len(raw), -1)[:count], names.score_activation))
+            self._scores.add(activate(raw.reshape(len(raw), -1)[:count], names.score_activation))
 
 
 def clip_rule(stream: Stream, stride_frames: int, reach_frames: int, tail: str) -> ClipRule:

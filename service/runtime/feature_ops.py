@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Protocol
@@ -25,6 +25,24 @@ class Gather:
     high: NDArray[np.int64]
     weight_low: NDArray[np.float32]
     weight_high: NDArray[np.float32]
+
+
+class RowPile:
+    """Rows that arrive a few at a time; joined in blocks, since thousands of small arrays cost more than they hold."""
+
+    def __init__(self, join: Callable[[Sequence[Tensor]], Tensor]) -> None:
+        self._join = join
+        self._blocks: list[Tensor] = []
+        self._loose: list[Tensor] = []
+
+    def add(self, part: Tensor) -> None:
+        self._loose.append(part)
+        if len(self._loose) == PARTS_PER_JOIN:
+            self._blocks.append(self._join(self._loose))
+            self._loose = []
+
+    def rows(self) -> Tensor:
+        return self._join([*self._blocks, *self._loose])
 
 
 class FeatureOps(Protocol):

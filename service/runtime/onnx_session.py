@@ -14,17 +14,21 @@ from service.runtime.device_graphs import identity
 from service.runtime.session import Array, Device, Tensor, TensorSpec
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
-QUIET = 3  # ONNX Runtime's severity "error": its warnings about graph optimisation are not for users
+QUIET = 4  # ONNX Runtime's severity "fatal": its errors reach callers as exceptions, its warnings are not for users
 
 
 @dataclass(frozen=True)
 class OnnxOptions:
-    """`threads` 0 lets ONNX Runtime take every core; `gpu_memory_bytes` 0 sets no limit on its arena."""
+    """`threads` 0 lets ONNX Runtime take every core; 0 bytes set no limit on its arenas.
+
+    The CPU's arena is one for the whole process, so the first session's limit holds.
+    """
 
     device: Device = "auto"
     threads: int = 0
     gpu_memory_bytes: int = 0
     gpu_index: int = 0
+    cpu_memory_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -143,7 +147,19 @@ def _session_options(options: OnnxOptions) -> Any:
     settings.inter_op_num_threads = 1
     # Spinning threads would take the cores from the decoder, which works at the same time.
     settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if options.cpu_memory_bytes:
+        _share_cpu_arena(options.cpu_memory_bytes)
+        settings.add_session_config_entry("session.use_env_allocators", "1")
     return settings
+
+
+@cache
+def _share_cpu_arena(limit_bytes: int) -> None:
+    ort = _runtime()
+    memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    same_as_requested = 1
+    arena = ort.OrtArenaCfg({"max_mem": limit_bytes, "arena_extend_strategy": same_as_requested})
+    ort.create_and_register_allocator(memory, arena)
 
 
 def _providers(provider: str, options: OnnxOptions) -> list[Any]:

@@ -81,7 +81,7 @@ def run(model: LoadedModel, frames: np.ndarray, chunk: int = 5) -> StreamExtract
     loaded = model.streams[0]
     grid = model.manifest.grid
     rule = featuring.clip_rule(loaded.stream, grid.stride_frames, loaded.stream.span_frames, grid.tail)
-    extractor = StreamExtractor(loaded, rule, Stopwatch())
+    extractor = StreamExtractor(loaded, rule, model.ops, Stopwatch())
     for at in range(0, len(frames), chunk):
         extractor.push(frames[at : at + chunk])
     extractor.finish()
@@ -95,7 +95,7 @@ def frames(values: list[int], size_px: int = 16) -> np.ndarray:
 def test_rows_of_features_follow_the_video(tmp_path: Path) -> None:
     tiny.candidates(tmp_path / "b")
     model = loaded_model.load(tmp_path / "b", CPU)
-    found = to_numpy(run(model, frames([0] * 4 + [255] * 4)).features(model.ops))
+    found = to_numpy(run(model, frames([0] * 4 + [255] * 4)).features())
     assert found[:, 0] == pytest.approx([0, 0.5, 1])
 
 

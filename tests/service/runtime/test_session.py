@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -104,3 +106,22 @@ def test_a_runtime_that_quietly_runs_on_the_cpu_instead_is_caught(monkeypatch: p
 def test_auto_takes_the_cpu_where_there_is_no_gpu() -> None:
     session = OnnxSession(graphs.brightness_scores(), OnnxOptions(device="auto"))
     assert session.provider in (onnx_session.CPU, onnx_session.CUDA)
+
+
+def test_an_arena_limit_holds_and_is_told() -> None:
+    # The arena belongs to the whole process, so this one has a process of its own.
+    script = """
+import numpy as np
+from service.errors import InferenceFailed
+from service.runtime.onnx_session import OnnxOptions, OnnxSession
+from tests.support import graphs
+session = OnnxSession(graphs.brightness_scores(), OnnxOptions(device="cpu", threads=1, cpu_memory_bytes=1 << 20))
+session.run({"clips": np.zeros((1, 1, 8, 8, 3), np.uint8)})
+try:
+    session.run({"clips": np.zeros((4, 8, 256, 256, 3), np.uint8)})
+except InferenceFailed as error:
+    print("refused:", error)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("refused: graph: failed on clips (4, 8, 256, 256, 3)")
+    assert done.stderr == ""
