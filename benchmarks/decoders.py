@@ -1,8 +1,8 @@
 """Two generated clips in; how fast each decoder serves them through `video.decode`, as a table and JSON, out.
 
-`decoders.FASTER_DECODER` follows the winner recorded here. The rounds are interleaved, so that a busy machine slows both
-decoders alike, and the figure that decides is taken on one core: a worker decodes one video per core, and a second core
-that decord's reading thread may borrow would be taken from another job.
+`decoders.FASTER_DECODER` follows the winner recorded here. The rounds are interleaved, so that a busy machine slows
+both decoders alike. The figure that decides is taken on one core: a worker decodes one video per core, and a second
+core that decord's reading thread may borrow would be taken from another job.
 """
 
 from __future__ import annotations
@@ -124,8 +124,9 @@ def main() -> None:
         [
             "# Decoders: PyAV and decord side by side",
             "",
-            f"`python benchmarks/decoders.py`: frames of the video per second through `video.decode`, start of the child "
-            f"process included; median of {options.rounds} interleaved rounds.",
+            f"`python benchmarks/decoders.py --rounds {options.rounds}`",
+            "",
+            "Frames of the video per second through `video.decode`, the start of its process included; medians.",
             "",
             table("One core (this decides)", one_core),
             table(f"{len(cores)} cores", all_cores),

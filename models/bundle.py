@@ -39,42 +39,43 @@ class Bundle:
 
     def verify(self) -> None:
         for name, record in self.manifest.files.items():
-            path = _inside(self.folder, name)
-            if not path.is_file():
-                raise BundleError(f"{self.folder}: file {name!r} is missing; the manifest lists it")
-            with path.open("rb") as file:
+            with _inside(self.folder, name).open("rb") as file:
                 _check_digest(name, record.sha256, hashlib.file_digest(file, "sha256").hexdigest())
 
 
 def read(folder: Path) -> Bundle:
     """Reads and checks the manifest; the files' digests are checked by `verify` or when a file is read."""
-    path = folder / MANIFEST
     if not folder.is_dir():
         raise BundleError(f"{folder}: no such folder; a bundle is a folder that holds {MANIFEST}")
+    path = _inside(folder, MANIFEST)
     if not path.is_file():
         raise BundleError(f"{folder}: holds no {MANIFEST}, so it is not a bundle")
     if path.stat().st_size > MANIFEST_LIMIT_BYTES:
         raise BundleError(f"{path}: {path.stat().st_size} bytes; a manifest has at most {MANIFEST_LIMIT_BYTES}")
     content = path.read_bytes()
     manifest = parse_manifest(content, str(path))
-    for name in manifest.files:
-        if not _inside(folder, name).is_file():
+    for name, record in manifest.files.items():
+        file = _inside(folder, name)
+        if not file.is_file():
             raise BundleError(f"{folder}: file {name!r} is missing; the manifest lists it")
+        if file.stat().st_size != record.size_bytes:
+            found = f"has {file.stat().st_size} bytes, the manifest says {record.size_bytes}"
+            raise BundleError(f"{folder}: file {name!r} {found}: it was changed or damaged")
     return Bundle(folder, manifest, hashlib.sha256(content).hexdigest())
 
 
 def parse_manifest(content: bytes | str, origin: str = MANIFEST) -> Manifest:
     try:
-        document = json.loads(content, parse_constant=_refuse_constant)
-    except ValueError as error:
+        document = json.loads(content, parse_constant=_refuse_constant, object_pairs_hook=_refuse_twice)
+    except (ValueError, RecursionError) as error:
         raise BundleError(f"{origin}: not JSON: {error}") from None
     if not isinstance(document, dict):
         raise BundleError(f"{origin}: a manifest is a JSON object, not {type(document).__name__}")
     version = document.get("schema_version")
-    if version != SCHEMA_VERSION:
+    if version != SCHEMA_VERSION or type(version) is not int:
         raise BundleError(f"{origin}: schema_version {version!r} is not known; this release reads {SCHEMA_VERSION}")
     try:
-        return Manifest.model_validate_json(content)
+        return Manifest.model_validate_json(json.dumps(document))
     except ValidationError as error:
         raise BundleError(f"{origin}: {_explain(error)}") from None
 
@@ -90,8 +91,11 @@ def write(folder: Path, manifest: Mapping[str, Any], files: Mapping[str, bytes])
     document = {"schema_version": SCHEMA_VERSION, **manifest, "files": records}
     text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     parse_manifest(text)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    except OSError as error:
+        raise BundleError(f"{folder}: cannot be written: {error.strerror}") from None
     try:
         for name, content in {**files, MANIFEST: text.encode()}.items():
             target = _inside(staging, name)
@@ -108,17 +112,32 @@ def write(folder: Path, manifest: Mapping[str, Any], files: Mapping[str, bytes])
 def _inside(folder: Path, name: str) -> Path:
     """The path of a listed file, refused when it would leave the bundle by `..`, an absolute path or a link."""
     parts = PurePosixPath(name).parts
-    if not parts or name.startswith("/") or ".." in parts or "\\" in name or ":" in name:
-        raise BundleError(f"{folder}: file name {name!r} leaves the bundle; names are relative, with / and without ..")
+    if not parts or name.startswith("/") or ".." in parts or "\\" in name or ":" in name or "\0" in name:
+        raise BundleError(
+            f"{folder}: file name {name!r} is none or leaves the bundle; names are relative, with / but no .. \\ or :"
+        )
     path = folder.joinpath(*parts)
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise BundleError(f"{folder}: file {name!r} is a link to {path.resolve()}, outside the bundle")
+    try:
+        resolved = path.resolve()
+        path.is_file()
+    except (OSError, RuntimeError) as error:
+        raise BundleError(f"{folder}: file {name!r} cannot be looked up: {error}") from None
+    if not resolved.is_relative_to(folder.resolve()):
+        raise BundleError(f"{folder}: file {name!r} is a link to {resolved}, outside the bundle")
     return path
 
 
 def _check_digest(name: str, wanted: str, found: str) -> None:
     if wanted != found:
         raise BundleError(f"file {name!r} has sha256 {found}, the manifest says {wanted}: it was changed or damaged")
+
+
+def _refuse_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"key {next(name for name in names if names.count(name) > 1)!r} stands twice")
+    return found
 
 
 def _refuse_constant(constant: str) -> None:

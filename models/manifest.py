@@ -11,17 +11,18 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 SCHEMA_VERSION = 1
 
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 Size = tuple[Count, Count]
+Label = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
 
 
 class Part(BaseModel):
     """Every part of a manifest refuses keys that it does not know and cannot be changed after reading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Resize(Part):
@@ -88,6 +89,13 @@ class State(Part):
     step_frames: Count = 1
     tensors: Annotated[tuple[StateTensor, ...], Field(min_length=1)]
 
+    @model_validator(mode="after")
+    def _each_tensor_once(self) -> State:
+        names = [tensor.input for tensor in self.tensors]
+        if len(names) != len(set(names)):
+            raise ValueError("two state tensors feed the same input")
+        return self
+
 
 class StreamOutputs(Part):
     """Names of a backbone graph's outputs; `score_activation` turns its raw class scores into probabilities."""
@@ -130,17 +138,33 @@ class Stream(Part):
             raise ValueError(f"stream {self.name!r} is of kind {self.kind!r}: kind flow and the key flow go together")
         if self.state and self.clip_frames % self.state.step_frames:
             raise ValueError(f"clip_frames {self.clip_frames} is no multiple of step_frames {self.state.step_frames}")
+        channels = 2 if self.kind == "flow" else 3
+        for name in ("mean", "std"):
+            if len(getattr(self.input, name)) not in (1, channels):
+                raise ValueError(
+                    f"input.{name} has {len(getattr(self.input, name))} numbers; 1 or {channels} are needed"
+                )
         if self.input.layout in ("NHWC", "NCHW") and (self.state.step_frames if self.state else self.clip_frames) > 1:
             raise ValueError(f"layout {self.input.layout} has no time axis, but a clip has {self.clip_frames} frames")
+        return self
+
+    @model_validator(mode="after")
+    def _crop_fits(self) -> Stream:
+        size, crop = self.resize.size_px, self.crop_px
+        if crop is None or size is None:
+            return self
+        too_large = min(crop) > size if isinstance(size, int) else crop[0] > size[0] or crop[1] > size[1]
+        if too_large:
+            raise ValueError(f"crop_px {list(crop)} is larger than frames are after resizing to {size}")
         return self
 
 
 class Grid(Part):
     """Grid position g is frame g * stride_frames + offset_frames at the sampling rate `fps`."""
 
-    fps: Positive | Literal["native"] = "native"
+    fps: Annotated[float, Field(gt=0, le=1000)] | Literal["native"] = "native"
     stride_frames: Count
-    offset_frames: float
+    offset_frames: Annotated[float, Field(ge=-1_000_000, le=1_000_000)]
     tail: Literal["drop", "pad"] = "drop"
 
 
@@ -211,6 +235,17 @@ class Classifier(Part):
     activation: Literal["none", "softmax", "sigmoid"] = "none"
 
 
+class Quirks(Part):
+    """Deviations of published post-processings, for equality with their numbers (docs/bundle.md)."""
+
+    overlap: Literal["iou", "coverage"] = "iou"
+    inclusive: bool = True
+    width_epsilon: NonNegative = 0.0
+    spare_first: bool = False
+    keep_last: bool = True
+    zero_from_length: Positive | None = None
+
+
 class Suppression(Part):
     """Non-maximum suppression; which numbers count depends on `kind` (docs/bundle.md)."""
 
@@ -222,6 +257,7 @@ class Suppression(Part):
     width_unit: Literal["normalised", "grid", "seconds"] = "normalised"
     min_score: NonNegative = 0.0
     max_kept: Count | None = None
+    quirks: Quirks = Quirks()
 
 
 class Voting(Part):
@@ -249,6 +285,7 @@ class ActivationGrouping(Part):
     """From curves of class activation to spans; lengths in frames at the sampling rate."""
 
     support: Literal["point", "mean", "max"] = "point"
+    ends: Literal["held", "cut"] = "held"
     normalise: Literal["none", "minmax"] = "none"
     threshold: Threshold
     dilation_frames: Annotated[int, Field(ge=0)] = 0
@@ -287,6 +324,18 @@ class Postprocessing(Part):
     min_score: Fraction | None = None
     top_k: Count | None = None
 
+    @model_validator(mode="after")
+    def _rules_agree(self) -> Postprocessing:
+        if self.voting and not (self.class_agnostic and self.nms):
+            raise ValueError("voting moves what suppression over all classes kept: it needs nms and class_agnostic")
+        if self.max_length_s is not None and self.max_length_s < self.min_length_s:
+            raise ValueError(f"max_length_s {self.max_length_s} is less than min_length_s {self.min_length_s}")
+        candidate_rules = {"min_candidate_score", "top_k_per_group", "top_k_per_window", "max_classes_per_candidate"}
+        idle = sorted(candidate_rules & self.model_fields_set)
+        if self.grouping is not None and idle:
+            raise ValueError(f"{', '.join(idle)}: rules for candidates have no meaning beside grouping")
+        return self
+
 
 class Presets(Part):
     """`use` answers people: few, confident segments. `evaluation` feeds a metric: many, with raw scores."""
@@ -298,8 +347,8 @@ class Presets(Part):
 class LabelGroup(Part):
     """A label that stands for several classes: their activations are added, and it replaces them."""
 
-    label: str
-    members: Annotated[tuple[str, ...], Field(min_length=1)]
+    label: Label
+    members: Annotated[tuple[Label, ...], Field(min_length=1)]
 
 
 class FileRecord(Part):
@@ -315,7 +364,7 @@ class Manifest(Part):
     version: Annotated[str, Field(pattern=r"^[0-9A-Za-z][0-9A-Za-z.+-]{0,31}$")]
     licence: str
     provenance: str
-    labels: Annotated[tuple[str, ...], Field(min_length=1)]
+    labels: Annotated[tuple[Label, ...], Field(min_length=1)]
     label_groups: tuple[LabelGroup, ...] = ()
     streams: Annotated[tuple[Stream, ...], Field(min_length=1)]
     grid: Grid
@@ -339,6 +388,11 @@ class Manifest(Part):
         """The labels that segments can carry: classes outside every group, then the groups."""
         grouped = {member for group in self.label_groups for member in group.members}
         return (*(label for label in self.labels if label not in grouped), *(g.label for g in self.label_groups))
+
+    @property
+    def presets(self) -> tuple[Postprocessing, ...]:
+        both = (self.postprocessing.use, self.postprocessing.evaluation)
+        return tuple(preset for preset in both if preset is not None)
 
     @model_validator(mode="after")
     def _labels_are_distinct(self) -> Manifest:
@@ -374,22 +428,46 @@ class Manifest(Part):
     @model_validator(mode="after")
     def _streaming_state_fits_grid(self) -> Manifest:
         for stream in self.streams:
-            if stream.state and stream.state.reset == "video" and stream.span_frames != self.grid.stride_frames:
+            advance = stream.clip_frames * stream.frame_step
+            if stream.state and stream.state.reset == "video" and advance != self.grid.stride_frames:
                 raise ValueError(
                     f"stream {stream.name!r} carries its state through the video, so its clips must follow each other: "
-                    f"a clip spans {stream.span_frames} frames, stride_frames is {self.grid.stride_frames}"
+                    f"clip_frames x frame_step is {advance}, stride_frames is {self.grid.stride_frames}"
                 )
         return self
 
     @model_validator(mode="after")
+    def _clips_cover_the_video(self) -> Manifest:
+        reach = max(stream.span_frames for stream in self.streams)
+        for preset in self.presets:
+            if preset.grouping and preset.grouping.support != "point" and self.grid.stride_frames > reach:
+                raise ValueError(
+                    f"support {preset.grouping.support!r} needs clips without gaps between them: stride_frames is "
+                    f"{self.grid.stride_frames}, a clip spans {reach} frames"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _overlaps_are_suppressed(self) -> Manifest:
+        rule = self.windowing
+        overlap = (isinstance(rule, Sliding) and rule.hop < rule.length) or (
+            isinstance(rule, Whole) and rule.max_length is not None and rule.overlap > 0
+        )
+        if self.output_kind == "candidates" and overlap and not all(preset.nms for preset in self.presets):
+            raise ValueError("windows overlap, so the same candidate comes twice: every preset needs nms")
+        return self
+
+    @model_validator(mode="after")
     def _postprocessing_fits_kind(self) -> Manifest:
-        for preset in (self.postprocessing.use, self.postprocessing.evaluation):
-            if preset is not None and (self.output_kind == "activations") != (preset.grouping is not None):
+        for preset in self.presets:
+            if (self.output_kind == "activations") != (preset.grouping is not None):
                 raise ValueError("postprocessing.grouping goes with the output kind activations, and only with it")
         return self
 
     @model_validator(mode="after")
     def _graphs_are_pinned(self) -> Manifest:
+        if "manifest.json" in self.files:
+            raise ValueError("files lists manifest.json, which cannot hold its own digest")
         for graph in self.graphs:
             if graph not in self.files:
                 raise ValueError(f"graph {graph!r} has no entry in files; its entries are {sorted(self.files)}")

@@ -10,6 +10,7 @@ TalError
 │   ├── ZeroFrames            a sound video stream that holds no frame
 │   ├── VideoTooLong
 │   ├── VideoTooLarge
+│   ├── VideoTooSmall         fewer pixels than the model's crop or its optical flow needs
 │   ├── DecodeTimeout         the decoder made no progress, or used up its CPU allowance
 │   ├── DecodeOutOfMemory     the decoder reached its memory limit
 │   └── DecoderCrashed        the decoder process died
@@ -64,6 +65,10 @@ class VideoTooLong(VideoError):
 
 class VideoTooLarge(VideoError):
     code = "video_too_large"
+
+
+class VideoTooSmall(VideoError):
+    code = "video_too_small"
 
 
 class DecodeTimeout(VideoError):

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any, Literal
 
+from service.errors import InvalidOptions
 from service.localization import Localization, Segment
 
 Format = Literal["table", "json", "jsonl", "csv", "activitynet", "vtt", "srt"]
@@ -48,11 +49,11 @@ def _rounded(fields: dict[str, Any]) -> dict[str, Any]:
 def _json(results: Sequence[Localization]) -> str:
     documents = [as_document(result) for result in results]
     shown = documents[0] if len(documents) == 1 else documents
-    return json.dumps(shown, indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(shown, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _jsonl(results: Sequence[Localization]) -> str:
-    return "".join(json.dumps(as_document(result), ensure_ascii=False) + "\n" for result in results)
+    return "".join(json.dumps(as_document(result), ensure_ascii=False, allow_nan=False) + "\n" for result in results)
 
 
 def _csv(results: Sequence[Localization]) -> str:
@@ -70,6 +71,8 @@ def _activitynet(results: Sequence[Localization]) -> str:
     """ActivityNet's results file; a video's key is its name, without the ending where that is unique."""
     stems = [result.video_name.rsplit(".", 1)[0] for result in results]
     keys = [stem if stems.count(stem) == 1 else result.video_name for stem, result in zip(stems, results, strict=True)]
+    if len(set(keys)) != len(keys):
+        raise InvalidOptions(f"ActivityNet's format tells videos apart by name, and these stand twice: {_twice(keys)}")
     detections = {
         key: [
             {"label": s.label, "score": round(s.score, 6), "segment": [round(s.start_s, 4), round(s.end_s, 4)]}
@@ -83,7 +86,11 @@ def _activitynet(results: Sequence[Localization]) -> str:
         "results": detections,
         "external_data": {"used": True, "details": f"models: {', '.join(models)}"},
     }
-    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _twice(names: Sequence[str]) -> str:
+    return ", ".join(sorted({name for name in names if names.count(name) > 1}))
 
 
 def _vtt(results: Sequence[Localization]) -> str:

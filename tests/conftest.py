@@ -1,4 +1,4 @@
-"""What tests may need and a machine may lack: skipped with the line that installs it, and failed where CI must have it."""
+"""What tests may need and a machine may lack: skipped with the line that installs it, failed where CI must have it."""
 
 from __future__ import annotations
 

@@ -43,6 +43,7 @@ class Grouping:
     min_video_score, max_classes: only classes whose video score exceeds it, and of those the likeliest.
     normalise: "minmax" maps each curve to [0, 1] before it is brought to frames; a constant curve becomes 0.
     support: "point" interpolates between positions; "mean" and "max" join all windows that cover a frame.
+    ends: with "point", the first and last position are "held" to the ends of the video, or curves are "cut" there.
     dilation_frames: width of the footprint that widens runs; an even one reaches one frame less far to the right.
     max_gap_frames: runs with a gap of at most so many frames become one. min_length_frames: shorter runs are dropped.
     score: mean inside; that minus the mean outside, over `outer_fraction` of the length on both sides; or the maximum.
@@ -55,6 +56,7 @@ class Grouping:
     max_classes: int | None = None
     normalise: Literal["none", "minmax"] = "none"
     support: Support = "point"
+    ends: Literal["held", "cut"] = "held"
     dilation_frames: int = 0
     max_gap_frames: int = 0
     min_length_frames: int = 1
@@ -78,8 +80,9 @@ def group(
     ticks_frames: ArrayLike,
     rules: Grouping,
     window_frames: int = 1,
+    num_frames: int | None = None,
 ) -> Grouped:
-    """Groups the activations (T, K) of a video into spans.
+    """Groups the activations (T, K) of a video of `num_frames` into spans; without them it ends at the last tick.
 
     `ticks_frames` says which frame each row stands for, or with support "mean" and "max" at which frame its window of
     `window_frames` begins. Without `video_scores` (K,) every class passes and none has a video score to add.
@@ -89,12 +92,14 @@ def group(
     classes, priors = _gate(video_scores, curves.shape[1], rules)
     parts = [Grouped(np.empty((0, 2)), np.empty(0), np.empty(0, dtype=np.int64))]
     cover = covering(ticks, window_frames) if len(ticks) and rules.support != "point" else None
+    held_frames = num_frames if rules.support == "point" and rules.ends == "held" else None
+    first_frame = float(ticks[0]) if len(ticks) and held_frames is None else 0.0
     for label in classes if len(ticks) else ():
         curve = normalise(curves[:, label]) if rules.normalise == "minmax" else curves[:, label]
-        frames = upsample(curve, ticks) if cover is None else spread(curve, cover, rules.support)
+        frames = upsample(curve, ticks, held_frames) if cover is None else spread(curve, cover, rules.support)
         runs = _find_runs(frames, rules)
         scores = _score_runs(frames, runs, rules) + rules.global_weight * priors[label]
-        parts.append(Grouped(ticks[0] + runs, scores, np.full(len(runs), label)))
+        parts.append(Grouped(runs.astype(np.float64) + first_frame, scores, np.full(len(runs), label)))
     return Grouped(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
@@ -113,11 +118,13 @@ def normalise(curve: Floats) -> Floats:
     return scaled
 
 
-def upsample(curve: Floats, ticks_frames: Floats) -> Floats:
-    """Linear interpolation at every frame from the first tick to the last."""
-    count = int(ticks_frames[-1] - ticks_frames[0]) + 1
-    frames: Floats = np.interp(ticks_frames[0] + np.arange(count), ticks_frames, curve)
-    return frames
+def upsample(curve: Floats, ticks_frames: Floats, num_frames: int | None = None) -> Floats:
+    """Linear interpolation at every frame from the first tick to the last, or of a whole video with the ends held."""
+    if num_frames is None:
+        frames = ticks_frames[0] + np.arange(int(ticks_frames[-1] - ticks_frames[0]) + 1)
+    else:
+        frames = np.arange(num_frames, dtype=np.float64)
+    return np.asarray(np.interp(frames, ticks_frames, curve), np.float64)
 
 
 def covering(starts_frames: Floats, window_frames: int) -> tuple[Ints, Ints]:

@@ -94,6 +94,15 @@ def best_video_stream(container: InputContainer) -> VideoStream:
     return stream
 
 
+def packets_of(container: InputContainer, stream: VideoStream) -> Iterator[Packet[VideoStream]]:
+    """The stream's packets, and an empty one that asks the decoder for what it holds."""
+    try:
+        yield from container.demux(stream)
+    except IndexError:
+        # PyAV stumbles, once ours is through, over a stream that appeared after the file was opened.
+        return
+
+
 def read_header(path: Path) -> VideoHeader:
     with open_container(path) as container:
         stream = best_video_stream(container)
@@ -176,7 +185,7 @@ def _scan(container: InputContainer, stream: VideoStream) -> tuple[list[int], tu
 
 def _readable(container: InputContainer, stream: VideoStream) -> Iterator[Packet[VideoStream]]:
     try:
-        yield from container.demux(stream)
+        yield from packets_of(container, stream)
     except MemoryError:
         raise
     except av.FFmpegError:

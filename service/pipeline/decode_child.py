@@ -8,6 +8,7 @@ ring slot that is free again; the pipe to the parent carries JSON messages, each
 from __future__ import annotations
 
 import ctypes
+import errno
 import json
 import math
 import os
@@ -24,7 +25,15 @@ from typing import Any
 
 import av.logging
 
-from service.errors import InvalidOptions, TalError, VideoTooLarge, VideoTooLong, ZeroFrames
+from service.errors import (
+    DecodeOutOfMemory,
+    DecoderCrashed,
+    InvalidOptions,
+    TalError,
+    VideoTooLarge,
+    VideoTooLong,
+    ZeroFrames,
+)
 from service.pipeline.containers import VideoHeader, read_header, spread_is_irregular
 from service.pipeline.decode_process import DecodeLimits, DecodeRequest
 from service.pipeline.decoders import FASTER_DECODER, Decoder, DecordDecoder, PyAvDecoder, TimedFrame, decord_refusal
@@ -246,6 +255,21 @@ def _limit_cpu(limits: DecodeLimits, duration_s: float) -> None:
     _limit(resource.RLIMIT_CPU, math.ceil(limits.cpu_base_s + limits.cpu_s_per_video_s * duration_s))
 
 
+def _error_code(error: Exception) -> str:
+    if isinstance(error, TalError):
+        return error.code
+    full = any(
+        sign in str(error) for sign in ("failed to map segment", "Insufficient memory")
+    )  # the loader's, OpenCV's
+    if full or isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+        return DecodeOutOfMemory.code
+    return DecoderCrashed.code
+
+
+def _error_text(error: Exception) -> str:
+    return str(error) if isinstance(error, TalError) else f"{type(error).__name__}: {error}"
+
+
 def main(parent_pid: int, control_fd: int, message_fd: int, ring_fd: int) -> None:
     _end_with_parent(parent_pid)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent decides what it means
@@ -258,10 +282,6 @@ def main(parent_pid: int, control_fd: int, message_fd: int, ring_fd: int) -> Non
     _limit(resource.RLIMIT_AS, request.limits.memory_bytes)
     try:
         serve(parent, request, ring_fd)
-    except TalError as error:
-        parent.send("error", code=error.code, message=str(error))
-    except MemoryError:
-        parent.send("error", code="decode_out_of_memory", message="")
-    except Exception as error:  # noqa: BLE001  # a library's own error classes; told to the parent, which decides
-        parent.send("error", code="decoder_crashed", message=f"{type(error).__name__}: {error}")
+    except Exception as error:  # noqa: BLE001  # libraries raise classes of their own; the parent decides about each
+        parent.send("error", code=_error_code(error), message=_error_text(error))
     os._exit(0)  # decord's threads may never join

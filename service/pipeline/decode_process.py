@@ -48,7 +48,11 @@ Message = dict[str, Any]
 
 @dataclass(frozen=True)
 class DecodeLimits:
-    """What one video may cost. `stall_s` is the longest silence of the decoder, not the length of the whole decode."""
+    """What one video may cost.
+
+    `stall_s` is the longest silence of the decoder, not the length of the whole decode. `memory_bytes` counts address
+    space: the libraries take 0.4 GiB of it, an 8K picture about as much again.
+    """
 
     memory_bytes: int = 4 * 1024**3
     stall_s: float = 30.0

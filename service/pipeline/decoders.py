@@ -10,13 +10,12 @@ import importlib.util
 import math
 import os
 import re
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, Literal, Protocol
+from typing import Literal, Protocol
 
 import av
 import numpy as np
@@ -25,7 +24,7 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from service.errors import CorruptVideo, VideoTooLarge
-from service.pipeline.containers import VideoHeader, best_video_stream, open_container
+from service.pipeline.containers import VideoHeader, best_video_stream, open_container, packets_of
 from service.pipeline.edit_lists import edit_lists_are_trivial
 from service.pipeline.frame_views import Orientation, Pixels
 
@@ -67,16 +66,17 @@ class PyAvDecoder:
         self._threads = threads
         self._max_frame_px = max_frame_px
         self._reformatter = VideoReformatter()
+        self._shown_px = header.stored_px
         self._damage = ""
         self._skipped_frames = 0
 
     def frames(self) -> Iterator[TimedFrame]:
         end_s, num_frames = self._header.info.start_s, 0
-        with _captured_stderr() as log:
+        with _complaints() as first_complaint:
             for frame in self._place(self._sound_frames()):
                 end_s, num_frames = frame.time_s + frame.duration_s, num_frames + 1
                 yield frame
-            self._conclude(end_s, num_frames, _first_line(log))
+            self._conclude(end_s, num_frames, first_complaint())
 
     def _conclude(self, end_s: float, num_frames: int, complaint: str) -> None:
         if num_frames == 0 and (self._damage or self._skipped_frames):
@@ -114,7 +114,7 @@ class PyAvDecoder:
             stream.codec_context.thread_type = "AUTO" if self._threads > 1 else "NONE"
             stream.codec_context.thread_count = self._threads
             cut_is_known = container.format.name != "mpegts"  # whose flag may only mean a gap in a packet counter
-            packets = container.demux(stream)
+            packets = packets_of(container, stream)
             while (packet := self._next_packet(packets)) is not None:
                 if packet.is_corrupt and cut_is_known and packet.size:
                     self._damage = "the file ends within a picture"
@@ -169,6 +169,9 @@ class PyAvDecoder:
             raise VideoTooLarge(
                 f"a frame is {frame.width}x{frame.height} px; accepted are up to {self._max_frame_px} pixels"
             )
+        if (frame.width, frame.height) != self._shown_px:
+            self._shown_px = (frame.width, frame.height)
+            self.warnings.append(f"the picture changes to {frame.width}x{frame.height} px: brought to the first size")
         rgb = self._reformatter.reformat(frame, format="rgb24").to_ndarray()
         return self._header.orientation.apply(np.asarray(rgb, dtype=np.uint8))
 
@@ -185,12 +188,12 @@ class DecordDecoder:
         import decord  # noqa: PLC0415  # has no wheel for every platform
 
         try:
-            with _captured_stderr() as log:
+            with _complaints() as first_complaint:
                 reader = decord.VideoReader(str(self._path), ctx=decord.cpu(0), num_threads=1)
                 # It holds the whole clip in memory in any case; read to its end, damage shows before a frame is out.
                 pictures = [reader.next() for _ in range(len(reader))]
                 spans_s = reader.get_frame_timestamp(range(len(reader))).astype(float).tolist()
-                complaint = _first_line(log)
+                complaint = first_complaint()
         except (RuntimeError, decord.DECORDError) as error:
             raise CorruptVideo(f"decord: {_CPP_PLACE.sub('', str(error)).strip().splitlines()[0]}") from error
         self._refuse_damage(len(pictures), complaint)
@@ -232,19 +235,24 @@ def decord_refusal(path: Path, header: VideoHeader) -> str | None:
 
 
 @contextmanager
-def _captured_stderr() -> Iterator[IO[bytes]]:
-    with tempfile.TemporaryFile() as log:
-        real = os.dup(2)
-        os.dup2(log.fileno(), 2)
-        try:
-            yield log
-        finally:
-            os.dup2(real, 2)
-            os.close(real)
+def _complaints() -> Iterator[Callable[[], str]]:
+    """What FFmpeg prints meanwhile, first line only; a full pipe drops the rest, however long it complains."""
+    reader, writer, real = *os.pipe(), os.dup(2)
+    os.set_blocking(reader, False)
+    os.set_blocking(writer, False)
+    os.dup2(writer, 2)
+    try:
+        yield partial(_first_line, reader)
+    finally:
+        os.dup2(real, 2)
+        for fd in (reader, writer, real):
+            os.close(fd)
 
 
-def _first_line(log: IO[bytes]) -> str:
-    """Of FFmpeg's complaints, without the address that each begins with."""
-    log.seek(0)
-    lines = log.read(4096).decode(errors="replace").splitlines()
+def _first_line(fd: int) -> str:
+    """Without the address that each of FFmpeg's complaints begins with."""
+    try:
+        lines = os.read(fd, 4096).decode(errors="replace").splitlines()
+    except BlockingIOError:
+        return ""
     return re.sub(r"\s*@ 0x[0-9a-f]+", "", lines[0]) if lines else ""

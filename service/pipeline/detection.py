@@ -25,7 +25,10 @@ Part = TypeVar("Part")
 
 
 class Found(NamedTuple):
-    """`grid` is what the spans refer to; `video_scores` (K,) is None where nothing judges the video as a whole."""
+    """`grid` is what the spans refer to.
+
+    `video_scores`, one per segment label, is None where nothing judges the video as a whole.
+    """
 
     detections: Detections
     grid: SnippetGrid
@@ -54,6 +57,8 @@ def detect(sequence: FeatureSequence, model: LoadedModel, rules: Postprocessing)
         model.manifest,
         _there(rules.grouping),
     )
+    if video_scores is not None:
+        video_scores = segments.sum_label_groups(video_scores, model.manifest)
     return Found(detections, curves.grid, video_scores)
 
 
@@ -67,7 +72,13 @@ def _classify(sequence: FeatureSequence, model: LoadedModel) -> Scores | None:
     batch = next(windows.batches(_values(sequence), layout, model.ops, 1))
     outputs = graph.session.run(_feeds(graph, spec.features, spec.mask, batch), want=[spec.video_scores])
     raw = to_numpy(outputs[spec.video_scores]).reshape(1, -1)
-    return np.asarray(features.activate(raw, spec.activation)[0], np.float64)
+    scores = np.asarray(features.activate(raw, spec.activation)[0], np.float64)
+    if scores.shape != (len(model.manifest.labels),) or not ((scores >= 0) & (scores <= 1)).all():
+        raise InferenceFailed(
+            f"the classifier gave {scores.size} video scores from {scores.min():g} to {scores.max():g}; "
+            f"{len(model.manifest.labels)} between 0 and 1 are needed"
+        )
+    return scores
 
 
 def _candidates(sequence: FeatureSequence, model: LoadedModel, rules: Postprocessing) -> tuple[Detections, SnippetGrid]:
@@ -91,6 +102,7 @@ def _detector_curves(sequence: FeatureSequence, model: LoadedModel) -> Curves:
     want = [name for name in (spec.activations, spec.video_scores) if name]
     layout, grid = _layout(sequence, model)
     runs = [outputs for _, outputs in _run_windows(sequence, model, spec, layout, want)]
+    _check_curves([run[spec.activations] for run in runs], layout, model)
     num_positions = sequence.num_snippets if grid is sequence.grid else layout.mask.shape[1]
     merged = windows.merge_activations([run[spec.activations] for run in runs], layout, num_positions)
     if not np.isfinite(merged).all():
@@ -99,6 +111,15 @@ def _detector_curves(sequence: FeatureSequence, model: LoadedModel) -> Curves:
         return Curves(merged, merged.max(axis=0), grid)
     per_window = np.concatenate([run[spec.video_scores] for run in runs]).astype(np.float64)
     return Curves(merged, per_window[layout.mask.any(axis=1)].max(axis=0), grid)
+
+
+def _check_curves(parts: list[Array], layout: WindowPlan, model: LoadedModel) -> None:
+    needed = (layout.mask.shape[1], len(model.manifest.labels))
+    for part in parts:
+        if part.shape[1:] != needed:
+            raise InferenceFailed(
+                f"the detector gave activations {part.shape}; (B, {needed[0]}, {needed[1]}) is needed"
+            )
 
 
 def _scores_as_curves(sequence: FeatureSequence) -> Curves:

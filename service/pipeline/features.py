@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.manifest import InputFormat, Stream
-from service.errors import InferenceFailed
+from service.errors import InferenceFailed, VideoTooSmall
 from service.pipeline.flow import FlowRule, FlowStation
 from service.pipeline.snippets import ClipRule, SnippetBatch, SnippetCutter, SnippetGrid
 from service.runtime.feature_ops import FeatureOps, HostOps, RowPile
@@ -18,6 +18,7 @@ from service.runtime.session import Array, Tensor, to_numpy
 from service.telemetry import Stopwatch
 
 FRAMES_PER_BATCH = 32  # larger batches gain a CPU nothing and cost memory
+BATCH_BYTES = 256 * 1024 * 1024
 Scores = NDArray[np.float32]
 
 
@@ -50,13 +51,11 @@ class StreamExtractor:
     """One backbone at work on one video: frames are pushed in, rows of features and scores pile up."""
 
     def __init__(self, loaded: LoadedStream, rule: ClipRule, ops: FeatureOps, stopwatch: Stopwatch) -> None:
-        stream = loaded.stream
-        batch = loaded.fixed_batch or max(1, FRAMES_PER_BATCH // stream.clip_frames)
-        self.stream = stream
+        self.stream = loaded.stream
         self._loaded = loaded
         self._stopwatch = stopwatch
-        self._cutter = SnippetCutter(rule, batch)
-        self._flow = _flow_station(stream)
+        self._cutter = SnippetCutter(rule, loaded.fixed_batch, FRAMES_PER_BATCH, BATCH_BYTES)
+        self._flow = _flow_station(loaded.stream)
         self._features = RowPile(ops.join_rows)
         self._scores = RowPile(HostOps().join_rows)
         self._state: dict[str, Tensor] = {}
@@ -117,13 +116,23 @@ class StreamExtractor:
         names = self.stream.outputs
         if names.features is not None:
             features = outputs[names.features]
-            if len(features.shape) != 2 or features.shape[0] < count:
+            if len(features.shape) != 2 or features.shape[0] != (self._loaded.fixed_batch or count):
                 given = f"features {tuple(features.shape)} for {count} clips"
                 raise InferenceFailed(f"stream {self.stream.name!r} gave {given}; (N, C) is needed")
             self._features.add(features if features.shape[0] == count else to_numpy(features)[:count])
         if names.scores is not None:
-            raw = to_numpy(outputs[names.scores])
-            self._scores.add(activate(raw.reshape(len(raw), -1)[:count], names.score_activation))
+            rows = self._score_rows(to_numpy(outputs[names.scores]), count)
+            self._scores.add(activate(rows, names.score_activation))
+
+    def _score_rows(self, raw: Array, count: int) -> Array:
+        """One row per clip and one column per label, whatever axes of length 1 the graph adds."""
+        given, classes = self._loaded.fixed_batch or count, self._loaded.num_classes
+        if not raw.ndim or raw.shape[0] != given or raw.size != given * classes or max(raw.shape[1:]) != classes:
+            raise InferenceFailed(
+                f"stream {self.stream.name!r} gave scores {raw.shape} for {given} clips and {classes} labels; "
+                f"({given}, {classes}) is needed"
+            )
+        return raw.reshape(given, classes)[:count]
 
 
 def clip_rule(stream: Stream, stride_frames: int, reach_frames: int, tail: str) -> ClipRule:
@@ -168,7 +177,7 @@ def crop(fields: Array, crop_px: tuple[int, int] | None) -> Array:
     width, height = crop_px
     top, left = (fields.shape[1] - height) // 2, (fields.shape[2] - width) // 2
     if min(top, left) < 0:
-        raise InferenceFailed(
+        raise VideoTooSmall(
             f"crop_px {crop_px} is larger than the flow field of {fields.shape[2]}x{fields.shape[1]} px"
         )
     return fields[:, top : top + height, left : left + width]

@@ -9,6 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from service.errors import VideoTooSmall
+
 Algorithm = Literal["dis_ultrafast", "dis_fast", "dis_medium"]
 Displacements = NDArray[np.float32]
 
@@ -47,11 +49,12 @@ class FlowStation:
         """The field of the last frame, which stands still."""
         if self._previous is None:
             return np.empty((0, 0, 0, 2), np.float32)
-        return np.zeros((1, *self._previous.shape, 2), np.float32)
+        return bound(np.zeros((1, *self._previous.shape, 2), np.float32), self._rule)
 
     def _between(self, first: NDArray[np.uint8], second: NDArray[np.uint8]) -> Displacements:
         if min(first.shape) < SMALLEST_SIDE_PX:
-            raise ValueError(f"flow of {first.shape} frames: each side must have at least {SMALLEST_SIDE_PX} px")
+            height, width = first.shape
+            raise VideoTooSmall(f"flow of {width}x{height} px frames: each side needs at least {SMALLEST_SIDE_PX} px")
         flow = np.asarray(self._engine.calc(first, second, None), np.float32)
         return bound(flow, self._rule)
 

@@ -66,6 +66,8 @@ def choose_rules(manifest: Manifest, preset: Preset) -> Postprocessing:
     rules = manifest.postprocessing.use if preset == "use" else manifest.postprocessing.evaluation
     if rules is None:
         raise InvalidOptions(f"model {manifest.name!r} has no preset {preset!r} for post-processing; it has 'use'")
+    if rules.fusion.rule != "none" and manifest.classifier is None:
+        raise InvalidOptions(segments.NO_VIDEO_SCORES)
     return rules
 
 

@@ -20,6 +20,8 @@ from service.pipeline.windows import Detections
 
 Scores = NDArray[np.float64]
 
+NO_VIDEO_SCORES = "the model's post-processing needs video-level class scores, and its bundle has no classifier"
+
 
 def check_options(options: DetectOptions, known_labels: tuple[str, ...]) -> None:
     """Refuses what no answer could satisfy, before any work is done."""
@@ -44,11 +46,13 @@ def from_activations(
 ) -> Detections:
     """Curves of class activation (positions, K) as detections of the labels that segments carry."""
     summed = sum_label_groups(activations, manifest)
-    video_summed = sum_label_groups(video_scores[None], manifest)[0]
+    video_summed = sum_label_groups(video_scores, manifest)
     # A window that speaks for its whole span begins where its clip does; a point stands where the grid says.
     offset_frames = grid.offset_frames if rules.support == "point" else 0.0
     ticks_frames = np.arange(len(summed)) * grid.stride_frames + offset_frames
-    found = grouping.group(summed, video_summed, ticks_frames, _grouping_rules(rules), clip_span_frames)
+    found = grouping.group(
+        summed, video_summed, ticks_frames, _grouping_rules(rules), clip_span_frames, grid.num_frames
+    )
     # Clips that were padded reach beyond the video; what is left of their spans must still be long enough.
     spans_frames = geometry.clip(found.spans, 0, grid.num_frames)
     long_enough = np.diff(spans_frames)[:, 0] >= min(rules.min_length_frames, grid.num_frames)
@@ -92,7 +96,7 @@ def fuse(detections: Detections, video_scores: Scores | None, fusion: Fusion) ->
     stays what it is, and leaves if its class is not likely.
     """
     if video_scores is None:
-        raise InvalidOptions("the model's post-processing needs video-level class scores, and nothing gives any")
+        raise InvalidOptions(NO_VIDEO_SCORES)
     likely = np.argsort(-video_scores, kind="stable")[: fusion.classes]
     if fusion.detector_score == "as_is" and detections.knows_class:
         known = detections.take(np.isin(detections.labels, likely))
@@ -152,6 +156,7 @@ def _nms(rules: Suppression, grid: SnippetGrid) -> Nms:
         unit_length,
         rules.min_score,
         rules.max_kept,
+        geometry.Quirks(**dict(rules.quirks)),
     )
 
 
@@ -167,7 +172,7 @@ def _joined(scores: Scores, video_scores: Scores | float, fusion: Fusion) -> Sco
 
 
 def _of_length(detections: Detections, grid: SnippetGrid, rules: Postprocessing) -> Detections:
-    edges_s = grid.to_seconds(detections.spans)
+    edges_s = geometry.clip(grid.to_seconds(detections.spans), grid.start_s, grid.end_s)
     lengths_s = edges_s[:, 1] - edges_s[:, 0]
     longest_s = np.inf if rules.max_length_s is None else rules.max_length_s
     return detections.take((lengths_s > 0) & (lengths_s >= rules.min_length_s) & (lengths_s <= longest_s))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from math import ceil
 from typing import Any
 
@@ -83,8 +83,8 @@ class SnippetGrid:
 class ClipRule:
     """How one stream cuts clips: `clip_frames` frames, `frame_step` apart, a new clip each `stride_frames`.
 
-    `reach_frames` is the longest clip of all streams of the bundle: it decides how many snippets a video has, so that
-    every stream gives the same number.
+    `reach_frames` is the longest clip of all streams of the bundle. It decides how many snippets a video has, so that
+    every stream gives the same number; a shorter clip stands in its middle, so that all see the same moment.
     """
 
     clip_frames: int
@@ -104,6 +104,15 @@ class ClipRule:
         beyond = max(0, num_frames - self.reach_frames) / self.stride_frames
         return 1 + (ceil(beyond) if self.pad_tail else int(beyond))
 
+    def frames_of(self, snippet: int) -> range:
+        start = snippet * self.stride_frames + (self.reach_frames - self.span_frames) // 2
+        return range(start, start + self.span_frames, self.frame_step)
+
+    @cached_property
+    def residues(self) -> frozenset[int]:
+        """Frame numbers modulo the stride that some clip holds."""
+        return frozenset(frame % self.stride_frames for frame in self.frames_of(0))
+
 
 @dataclass(frozen=True)
 class SnippetBatch:
@@ -120,53 +129,71 @@ class SnippetBatch:
         return f"SnippetBatch(clips={self.clips.shape} {self.clips.dtype}, first_index={self.first_index})"
 
 
-@dataclass
 class SnippetCutter:
-    """Cuts clips from frames as they arrive, holding no more frames than the next batch needs.
+    """Cuts clips from frames as they arrive, holding only frames that a coming clip needs.
 
-    It is pushed into rather than iterated, because the streams of a bundle share one pass over the video.
+    It is pushed into rather than iterated, because the streams of a bundle share one pass over the video. Batches have
+    `fixed_snippets`, or else as many clips as stay within `batch_frames` frames and `batch_bytes` bytes, at least one.
     """
 
-    rule: ClipRule
-    batch_snippets: int
-    _held: deque[Frames] = field(default_factory=deque)
-    _first_held: int = 0
-    _num_frames: int = 0
-    _next_snippet: int = 0
+    def __init__(
+        self, rule: ClipRule, fixed_snippets: int | None = None, batch_frames: int = 32, batch_bytes: int = 1 << 28
+    ) -> None:
+        self._rule = rule
+        self._batch_snippets = fixed_snippets or 0
+        self._batch_frames = batch_frames
+        self._batch_bytes = batch_bytes
+        self._held: dict[int, Frames] = {}
+        self._last: Frames | None = None
+        self._num_frames = 0
+        self._next_snippet = 0
+
+    @property
+    def num_held(self) -> int:
+        return len(self._held)
 
     def push(self, frames: Frames) -> list[SnippetBatch]:
         """Takes the next frames (N, H, W, C); gives every full batch that they complete."""
-        self._held.extend(frames)
-        self._num_frames += len(frames)
-        complete = (self._num_frames - self.rule.reach_frames) // self.rule.stride_frames + 1
         batches = []
-        while self._next_snippet + self.batch_snippets <= complete:
-            batches.append(self._cut(self.batch_snippets))
+        for frame in frames:
+            if self._num_frames % self._rule.stride_frames in self._rule.residues:
+                # A copy, because a view would keep the whole batch that it came in.
+                self._held[self._num_frames] = frame.copy()
+            self._num_frames += 1
+            batch_snippets = self._batch_snippets or self._choose_batch(frame.nbytes)
+            complete = (self._num_frames - self._rule.reach_frames) // self._rule.stride_frames + 1
+            if self._next_snippet + batch_snippets <= complete:
+                batches.append(self._cut(batch_snippets))
+        if len(frames):
+            self._last = frames[-1].copy()
         return batches
 
     def finish(self) -> list[SnippetBatch]:
         """The clips that remain when the video has ended; what they lack is filled with the last frame."""
         batches = []
-        total = self.rule.count(self._num_frames)
+        total = self._rule.count(self._num_frames)
         while self._next_snippet < total:
-            batches.append(self._cut(min(self.batch_snippets, total - self._next_snippet)))
+            batches.append(self._cut(min(self._batch_snippets, total - self._next_snippet)))
         return batches
+
+    def _choose_batch(self, frame_bytes: int) -> int:
+        frames = min(self._batch_frames, self._batch_bytes // max(1, frame_bytes))
+        self._batch_snippets = max(1, frames // self._rule.clip_frames)
+        return self._batch_snippets
 
     def _cut(self, count: int) -> SnippetBatch:
         first = self._next_snippet
         clips = np.stack([self._clip(index) for index in range(first, first + count)])
         self._next_snippet += count
-        self._forget(self._next_snippet * self.rule.stride_frames)
+        needed_from = self._rule.frames_of(self._next_snippet)[0]
+        self._held = {number: frame for number, frame in self._held.items() if number >= needed_from}
         return SnippetBatch(clips, first)
 
     def _clip(self, index: int) -> Frames:
-        start = index * self.rule.stride_frames
-        wanted = range(start, start + self.rule.span_frames, self.rule.frame_step)
-        last = self._num_frames - 1
-        return np.stack([self._held[min(frame, last) - self._first_held] for frame in wanted])
+        return np.stack([self._frame(number) for number in self._rule.frames_of(index)])
 
-    def _forget(self, before_frame: int) -> None:
-        # The last frame stays: it may have to pad a clip after the end.
-        while self._first_held < before_frame and len(self._held) > 1:
-            self._held.popleft()
-            self._first_held += 1
+    def _frame(self, number: int) -> Frames:
+        if number < self._num_frames:
+            return self._held[number]
+        assert self._last is not None  # noqa: S101  (nothing is cut before the first frame)
+        return self._last

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from models import bundle as bundles
 from models.bundle import Bundle, BundleError
-from models.manifest import Classifier, Detector, Manifest, Stream, Whole, Windowing
+from models.manifest import Classifier, Detector, Manifest, StateTensor, Stream, Whole, Windowing
 from service.errors import InvalidBundle
 from service.localization import ModelInfo
 from service.runtime.feature_ops import DeviceOps, FeatureOps, HostOps
@@ -27,6 +27,7 @@ class LoadedStream:
     session: Session
     input_name: str
     fixed_batch: int | None
+    num_classes: int
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,10 @@ def join(bundle: Bundle, sessions: Mapping[str, Session], options: OnnxOptions) 
         detector = _load_detector(manifest.detector, sessions[manifest.detector.graph], manifest)
     if manifest.classifier:
         classifier = _load_classifier(manifest.classifier, sessions[manifest.classifier.graph], manifest)
+    if manifest.detector:
+        _check_channels(streams, detector, manifest.detector.features, f"detector {manifest.detector.graph!r}")
+    if manifest.classifier:
+        _check_channels(streams, classifier, manifest.classifier.features, f"classifier {manifest.classifier.graph!r}")
     on_device = all(session.keeps_on_device for session in sessions.values())
     ops: FeatureOps = DeviceOps(options) if on_device else HostOps()
     return LoadedModel(bundle, streams, detector, classifier, ops)
@@ -90,14 +95,26 @@ def _load_stream(stream: Stream, session: Session, manifest: Manifest) -> Loaded
     spec = _stream_input(stream, session, where)
     _check_input(stream, spec, where)
     for tensor in stream.state.tensors if stream.state else ():
-        _find(session.inputs, tensor.input, f"{where}: state input")
+        _check_state(tensor, _find(session.inputs, tensor.input, f"{where}: state input"), where)
         _find(session.outputs, tensor.output, f"{where}: state output")
     if stream.outputs.features is not None:
         _find(session.outputs, stream.outputs.features, f"{where}: features output")
     if stream.outputs.scores is not None:
         scores = _find(session.outputs, stream.outputs.scores, f"{where}: scores output")
         _check_labels(scores, len(manifest.labels), f"{where}: scores output")
-    return LoadedStream(stream, session, spec.name, 1 if stream.state else spec.shape[0])
+    return LoadedStream(stream, session, spec.name, 1 if stream.state else spec.shape[0], len(manifest.labels))
+
+
+def _check_state(tensor: StateTensor, spec: TensorSpec, where: str) -> None:
+    wanted = DTYPES.get(tensor.dtype, tensor.dtype)
+    fits = len(spec.shape) == len(tensor.shape) and all(
+        found in (None, given) for found, given in zip(spec.shape, tensor.shape, strict=True)
+    )
+    if spec.dtype != wanted or not fits:
+        raise InvalidBundle(
+            f"{where}: state {tensor.input!r} is {wanted} {tensor.shape} in the manifest, "
+            f"{spec.dtype} {spec.shape} in the graph"
+        )
 
 
 def _stream_input(stream: Stream, session: Session, where: str) -> TensorSpec:
@@ -143,23 +160,30 @@ def _load_detector(detector: Detector, session: Session, manifest: Manifest) -> 
     where = f"detector {detector.graph!r}"
     graph = _load_graph(session, detector.features, detector.mask, where)
     _check_window_length(_find(session.inputs, detector.features, where), manifest.windowing, where)
-    names = [detector.activations, detector.video_scores]
-    if manifest.output_kind == "candidates":
-        names = [detector.spans, detector.scores, detector.groups]
-    for name in names:
-        if name is not None:
-            _find(session.outputs, name, f"{where}: output")
-    score_name = detector.scores if manifest.output_kind == "candidates" else detector.activations
-    found = _find(session.outputs, score_name, where).shape[-1]
-    if found == 1 and len(manifest.labels) > 1 and manifest.output_kind == "candidates":
-        if manifest.postprocessing.use.fusion.rule == "none":
-            raise InvalidBundle(
-                f"{where}: output {score_name!r} gives one score per candidate and labels has {len(manifest.labels)} "
-                "names, so postprocessing.use.fusion must say how video-level scores name the class"
-            )
+    if manifest.output_kind == "activations":
+        _check_labels(_output(session, detector.activations, 3, where), len(manifest.labels), where)
+        if detector.video_scores is not None:
+            _check_labels(_output(session, detector.video_scores, 2, where), len(manifest.labels), where)
         return graph
-    _check_labels(_find(session.outputs, score_name, where), len(manifest.labels), f"{where}: output")
+    _output(session, detector.spans, 3, where)
+    if detector.groups is not None:
+        _output(session, detector.groups, 1, where)
+    scores = _output(session, detector.scores, 3, where)
+    if scores.shape[-1] != 1 or len(manifest.labels) == 1:
+        _check_labels(scores, len(manifest.labels), where)
+    elif any(preset.fusion.rule == "none" for preset in manifest.presets):
+        raise InvalidBundle(
+            f"{where}: output {scores.name!r} gives one score per candidate and labels has {len(manifest.labels)} "
+            "names, so fusion must say in every preset how video-level scores name the class"
+        )
     return graph
+
+
+def _output(session: Session, name: str, rank: int, where: str) -> TensorSpec:
+    spec = _find(session.outputs, name, f"{where}: output")
+    if len(spec.shape) not in (0, rank):
+        raise InvalidBundle(f"{where}: output {name!r} has shape {spec.shape}; {rank} dimensions are needed")
+    return spec
 
 
 def _check_window_length(spec: TensorSpec, windowing: Windowing | None, where: str) -> None:
@@ -175,8 +199,10 @@ def _check_window_length(spec: TensorSpec, windowing: Windowing | None, where: s
 def _load_classifier(classifier: Classifier, session: Session, manifest: Manifest) -> LoadedGraph:
     where = f"classifier {classifier.graph!r}"
     graph = _load_graph(session, classifier.features, classifier.mask, where)
-    scores = _find(session.outputs, classifier.video_scores, f"{where}: output")
-    _check_labels(scores, len(manifest.labels), f"{where}: output")
+    shape = _find(session.inputs, classifier.features, where).shape
+    if shape[0] not in (None, 1) or shape[2] is not None:
+        raise InvalidBundle(f"{where}: input {classifier.features!r} is {shape}; it takes one video of any length")
+    _check_labels(_find(session.outputs, classifier.video_scores, f"{where}: output"), len(manifest.labels), where)
     return graph
 
 
@@ -185,8 +211,23 @@ def _load_graph(session: Session, features: str, mask: str | None, where: str) -
     if len(spec.shape) != 3:
         raise InvalidBundle(f"{where}: input {features!r} has shape {spec.shape}; features are (B, C, T)")
     if mask is not None:
-        _find(session.inputs, mask, f"{where}: input")
+        mask_spec = _find(session.inputs, mask, f"{where}: input")
+        if mask_spec.dtype not in ("bool", "float"):
+            raise InvalidBundle(f"{where}: mask {mask!r} is {mask_spec.dtype}; bool and float can be fed")
     return LoadedGraph(session, spec.shape[0])
+
+
+def _check_channels(streams: Sequence[LoadedStream], graph: LoadedGraph | None, features: str, where: str) -> None:
+    """Features of all streams, side by side, are what the next graph takes; unknown widths pass."""
+    if graph is None:
+        return
+    widths = [
+        _find(loaded.session.outputs, loaded.stream.outputs.features or "", where).shape[-1] for loaded in streams
+    ]
+    wanted = _find(graph.session.inputs, features, where).shape[1]
+    known = [width for width in widths if width is not None]
+    if wanted is not None and len(known) == len(widths) and sum(known) != wanted:
+        raise InvalidBundle(f"{where} takes {wanted} feature channels; the streams give {' + '.join(map(str, known))}")
 
 
 def _find(specs: tuple[TensorSpec, ...], name: str, what: str) -> TensorSpec:

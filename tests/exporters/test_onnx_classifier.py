@@ -62,7 +62,7 @@ SIGNATURE = json.dumps(
 
 
 def test_a_streaming_classifier_needs_its_signature(tmp_path: Path) -> None:
-    with pytest.raises(InvalidOptions, match="2 inputs .*signature"):
+    with pytest.raises(InvalidOptions, match=r"2 inputs .*signature"):
         wrap(tmp_path / "b", graphs.counting_stream())
     signature = onnx_classifier.read_signature(SIGNATURE)
     stream = wrap(tmp_path / "b", graphs.counting_stream(), signature=signature).manifest.streams[0]

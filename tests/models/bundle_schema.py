@@ -11,7 +11,7 @@ def text() -> str:
     return json.dumps(Manifest.model_json_schema(), indent=1, sort_keys=True) + "\n"
 
 
-def keys() -> list[str]:
+def names() -> list[str]:
     return sorted(set(_keys(Manifest.model_json_schema())))
 
 

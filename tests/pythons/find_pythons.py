@@ -19,7 +19,7 @@ def starts(python: str, version: str) -> bool:
 
 
 if __name__ == "__main__":
-    running = "%d.%d" % sys.version_info[:2]
+    running = f"{sys.version_info.major}.{sys.version_info.minor}"
     for wanted in ("3.11", "3.12", "3.13"):
         if wanted != running:
             print(*[python for python in candidates(wanted) if starts(python, wanted)][:1])

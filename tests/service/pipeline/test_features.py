@@ -151,7 +151,7 @@ def test_a_detector_for_other_windows_than_the_manifest_makes_is_refused(tmp_pat
     described = tiny.manifest(
         streams=[tiny.stream(outputs={"features": "features"})],
         output_kind="candidates",
-        windowing={"mode": "sliding", "length": 16, "hop": 8},
+        windowing={"mode": "sliding", "length": 16, "hop": 16},
         detector={"graph": "detector.onnx"},
         postprocessing={"use": {}},
     )

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
+from service.errors import VideoTooSmall
 from service.pipeline.flow import FlowRule, FlowStation, bound
 
 
@@ -49,5 +50,5 @@ def test_clipping_and_byte_levels_are_those_of_a_stored_flow_image() -> None:
 
 
 def test_frames_too_small_for_flow_are_refused() -> None:
-    with pytest.raises(ValueError, match="at least 16 px"):
+    with pytest.raises(VideoTooSmall, match="64x8 px frames: each side needs at least 16 px"):
         FlowStation(FlowRule("dis_fast")).push(np.zeros((2, 8, 64, 3), np.uint8))

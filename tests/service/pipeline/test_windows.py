@@ -118,7 +118,7 @@ def test_candidates_of_windows_land_on_the_grid_of_the_video() -> None:
 
 def one_window(scores: np.ndarray, groups: np.ndarray | None, limits: CandidateLimits) -> list[tuple[int, float]]:
     batch = batch_of(4, 4, 4)
-    spans = np.zeros((1, scores.shape[0], 2)) + [0, 1]
+    spans = np.tile([0.0, 1.0], (1, scores.shape[0], 1))
     found = windows.place_on_grid((spans, scores[None], groups), batch, limits, 0)
     return list(zip(found.labels.tolist(), found.scores.tolist(), strict=True))
 
@@ -151,7 +151,7 @@ def test_empty_windows_that_fill_a_fixed_batch_find_nothing() -> None:
     layout = windows.pad_plan(windows.plan(4, Sliding(mode="sliding", length=4, hop=4)), 3)
     batch = next(windows.batches(rows_of(4), layout, HostOps(), 3))
     assert batch.features.shape[0] == 3
-    raw = (np.zeros((3, 1, 2)) + [0, 1], np.ones((3, 1, 1)), None)
+    raw = (np.tile([0.0, 1.0], (3, 1, 1)), np.ones((3, 1, 1)), None)
     assert len(windows.place_on_grid(raw, batch, CandidateLimits(), 0).scores) == 1
 
 
