@@ -10,6 +10,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,11 +21,14 @@ from models.bundle import BundleError
 from service.errors import InvalidBundle, InvalidOptions
 from service.runtime import loaded_model
 from service.runtime.onnx_session import OnnxOptions, OnnxSession
-from service.runtime.session import TensorSpec, to_numpy
+from service.runtime.session import Array, Tensor, TensorSpec, to_numpy
 
 GRAPH = "classifier.onnx"
 LAYOUTS = {5: ("NTHWC", "NCTHW", "NTCHW"), 4: ("NHWC", "NCHW")}
 TAL_TYPES = {"float": "float32", "uint8": "uint8"}
+SCORE_TYPES = ("float", "double")
+WINDOW_S = 2.0
+MAX_FPS = 1000.0
 ACTIVE_ABOVE = 0.3  # a class with this mean probability over the windows that cover a frame is called active there
 SHORTEST_S = 0.5
 
@@ -49,7 +53,7 @@ class ClassifierImport:
     provenance: str = "imported ONNX classifier"
     label_groups: tuple[tuple[str, tuple[str, ...]], ...] = ()
     fps: float | None = None
-    window_s: float = 2.0
+    window_s: float | None = None
     step_s: float | None = None
     size_px: int | None = None
     resize: Literal["crop", "stretch"] = "crop"
@@ -59,9 +63,28 @@ class ClassifierImport:
     scale: float | None = None
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
+    scores: str | None = None
     activation: Literal["auto", "none", "softmax", "sigmoid"] = "auto"
     threshold: float = ACTIVE_ABOVE
     signature: StateSignature | None = None
+
+    def __post_init__(self) -> None:
+        for what in ("fps", "window_s", "step_s", "scale", "size_px"):
+            value = getattr(self, what)
+            if value is not None and not (isfinite(value) and value > 0):
+                raise InvalidOptions(f"{what} is {value}; a number above 0 is needed")
+        if self.fps is not None and self.fps > MAX_FPS:
+            raise InvalidOptions(f"fps is {self.fps:g}; at most {MAX_FPS:g} frames a second can be sampled")
+        if not 0 <= self.threshold < 1:
+            raise InvalidOptions(f"threshold is {self.threshold}; it lies between 0 and 1")
+        for what in ("mean", "std"):
+            values = getattr(self, what)
+            if len(values) not in (1, 3) or not all(isfinite(value) for value in values):
+                raise InvalidOptions(f"{what} is {values}; one number or three are needed")
+        if min(self.std) <= 0:
+            raise InvalidOptions(f"std is {self.std}; numbers above 0 are needed")
+        if self.layout is not None and self.layout not in LAYOUTS[5] + LAYOUTS[4]:
+            raise InvalidOptions(f"layout is {self.layout!r}; accepted are {', '.join(LAYOUTS[5] + LAYOUTS[4])}")
 
 
 @dataclass(frozen=True)
@@ -82,8 +105,9 @@ def wrap(graph: bytes, wanted: ClassifierImport, folder: Path) -> bundles.Bundle
     clip = _clip(session, wanted)
     scores = _scores_output(session, wanted)
     stream = _stream(clip, scores, wanted)
+    samples = _try_out(session, clip, scores, wanted)
     if wanted.activation == "auto":
-        stream["outputs"]["score_activation"] = _guess_activation(session, clip, scores, wanted)
+        stream["outputs"]["score_activation"] = _guess_activation(samples)
     try:
         bundle = bundles.write(folder, _manifest(clip, stream, wanted), {GRAPH: graph})
     except BundleError as error:
@@ -103,7 +127,9 @@ def read_labels(text: str) -> tuple[str, ...]:
         if not all(isinstance(label, str) for label in found):
             raise InvalidOptions("labels: a JSON label file is a list of strings")
         return tuple(found)
-    lines = [line.strip() for line in text.rstrip().splitlines()]
+    if text.lstrip().startswith("{"):
+        raise InvalidOptions("labels: a JSON label file is a list of strings, in the order of the scores")
+    lines = [line.strip() for line in text.rstrip().split("\n")]
     if "" in lines:
         raise InvalidOptions(f"labels: line {lines.index('') + 1} is empty; one label stands on each line")
     return tuple(lines)
@@ -115,9 +141,16 @@ def read_signature(text: str) -> StateSignature:
     A key on both sides is a memory; the one input and the one output left over are the image and the scores.
     """
     document = _from_json(text, "signature")
-    if not isinstance(document, Mapping) or not {"inputs", "outputs"} <= set(document):
-        raise InvalidOptions("signature: a JSON object with inputs and outputs is needed")
+    if not isinstance(document, Mapping) or not all(
+        isinstance(document.get(k), Mapping) for k in ("inputs", "outputs")
+    ):
+        raise InvalidOptions("signature: a JSON object with the objects inputs and outputs is needed")
     inputs, outputs = document["inputs"], document["outputs"]
+    for key, tensor in inputs.items():
+        _check_signature_input(key, tensor)
+    for key, name in outputs.items():
+        if not isinstance(name, str):
+            raise InvalidOptions(f"signature: output {key!r} is {name!r}; the name of a tensor is needed")
     free_inputs, free_outputs = set(inputs) - set(outputs), set(outputs) - set(inputs)
     if len(free_inputs) != 1 or len(free_outputs) != 1:
         raise InvalidOptions(
@@ -136,6 +169,20 @@ def read_signature(text: str) -> StateSignature:
     return StateSignature(inputs[free_inputs.pop()]["name"], outputs[free_outputs.pop()], tensors)
 
 
+def _check_signature_input(key: str, tensor: Any) -> None:
+    sound = (
+        isinstance(tensor, Mapping)
+        and isinstance(tensor.get("name"), str)
+        and isinstance(tensor.get("shape"), list)
+        and all(type(side) is int and side > 0 for side in tensor["shape"])
+        and tensor.get("dtype", "float32") in ("float32", "int32", "int64", "uint8")
+    )
+    if not sound:
+        raise InvalidOptions(
+            f"signature: input {key!r} is {tensor!r}; an object with name, shape (whole numbers) and dtype is needed"
+        )
+
+
 def _from_json(text: str, what: str) -> Any:
     try:
         return json.loads(text)
@@ -145,35 +192,65 @@ def _from_json(text: str, what: str) -> Any:
 
 def _clip(session: OnnxSession, wanted: ClassifierImport) -> _Clip:
     spec = _image_input(session, wanted)
-    layout = wanted.layout or _guess_layout(spec)
     if spec.dtype not in TAL_TYPES:
         raise InvalidBundle(f"input {spec.name!r} takes {spec.dtype}; uint8 and float32 can be fed")
+    layout = wanted.layout or _guess_layout(spec)
+    if len(layout) != len(spec.shape):
+        raise InvalidOptions(f"layout {layout} has {len(layout)} axes, input {spec.name!r} has shape {spec.shape}")
+    if spec.dtype == "uint8" and (wanted.scale, wanted.mean, wanted.std) != (None, (0.0,), (1.0,)):
+        raise InvalidOptions(f"input {spec.name!r} takes bytes as they are; scale, mean and std do not apply to it")
     sizes = dict(zip(layout, spec.shape, strict=True))
-    size_px = (sizes["W"] or wanted.size_px, sizes["H"] or wanted.size_px)
-    if None in size_px:
-        raise InvalidOptions(f"input {spec.name!r} of shape {spec.shape} leaves the frame size open; say size_px")
-    width, height = int(size_px[0] or 0), int(size_px[1] or 0)
-    step_frames = sizes.get("T", 1)
+    size_px = _frame_size(spec, sizes, wanted)
     if wanted.signature:
-        clip_frames, fps = _free_length(wanted, multiple_of=step_frames or 1)
-        return _Clip(spec, layout, (width, height), clip_frames, step_frames or 1, fps)
-    if step_frames is None:
+        step_frames = sizes.get("T", 1) or 1
+        clip_frames, fps = _free_length(wanted, multiple_of=step_frames)
+        return _Clip(spec, layout, size_px, clip_frames, step_frames, fps)
+    if "T" not in sizes:
+        return _Clip(spec, layout, size_px, 1, 1, _image_rate(wanted))
+    if sizes["T"] is None:
         clip_frames, fps = _free_length(wanted, multiple_of=1)
     else:
-        clip_frames, fps = step_frames, _fixed_rate(wanted, step_frames)
-    return _Clip(spec, layout, (width, height), clip_frames, clip_frames, fps)
+        clip_frames, fps = sizes["T"], _fixed_rate(wanted, sizes["T"])
+    return _Clip(spec, layout, size_px, clip_frames, clip_frames, fps)
+
+
+def _frame_size(spec: TensorSpec, sizes: Mapping[str, int | None], wanted: ClassifierImport) -> tuple[int, int]:
+    width, height = sizes["W"] or wanted.size_px, sizes["H"] or wanted.size_px
+    if width is None or height is None:
+        raise InvalidOptions(f"input {spec.name!r} of shape {spec.shape} leaves the frame size open; say size_px")
+    if wanted.size_px not in (None, width, height):
+        raise InvalidOptions(f"size_px is {wanted.size_px}, but input {spec.name!r} takes {width}x{height} px")
+    return width, height
 
 
 def _free_length(wanted: ClassifierImport, multiple_of: int) -> tuple[int, float]:
     if wanted.fps is None:
         raise InvalidOptions("fps: the graph does not fix the number of frames; say at how many a second it sees video")
-    frames = max(1, round(wanted.window_s * wanted.fps / multiple_of)) * multiple_of
-    return frames, wanted.fps
+    window_s = WINDOW_S if wanted.window_s is None else wanted.window_s
+    return max(1, round(window_s * wanted.fps / multiple_of)) * multiple_of, wanted.fps
 
 
 def _fixed_rate(wanted: ClassifierImport, clip_frames: int) -> float:
-    """A graph with a fixed clip length has its rate from the window, unless the caller names the rate instead."""
-    return wanted.fps or clip_frames / wanted.window_s
+    """A graph with a fixed clip length takes its window from the rate or its rate from the window, never both."""
+    if wanted.fps is None:
+        return clip_frames / (WINDOW_S if wanted.window_s is None else wanted.window_s)
+    if wanted.window_s is not None and abs(wanted.window_s * wanted.fps - clip_frames) > 0.5:
+        raise InvalidOptions(
+            f"the graph takes {clip_frames} frames, which at fps {wanted.fps:g} are {clip_frames / wanted.fps:g} s, "
+            f"not window_s {wanted.window_s:g}; say one of the two"
+        )
+    return wanted.fps
+
+
+def _image_rate(wanted: ClassifierImport) -> float:
+    """An image classifier judges moments; a step is the time between them."""
+    if wanted.window_s is not None:
+        raise InvalidOptions("window_s: the graph sees single frames; say fps or step_s, how often it looks at one")
+    if wanted.fps is not None and wanted.step_s is not None:
+        raise InvalidOptions("fps and step_s say the same of a graph that sees single frames; say one of them")
+    if wanted.fps is None and wanted.step_s is None:
+        raise InvalidOptions("fps: the graph sees single frames; say how many a second")
+    return wanted.fps if wanted.fps is not None else 1 / (wanted.step_s or 1)
 
 
 def _image_input(session: OnnxSession, wanted: ClassifierImport) -> TensorSpec:
@@ -201,16 +278,24 @@ def _guess_layout(spec: TensorSpec) -> str:
 
 
 def _scores_output(session: OnnxSession, wanted: ClassifierImport) -> str:
-    if wanted.signature:
-        return wanted.signature.scores
-    fitting = [spec.name for spec in session.outputs if spec.shape and spec.shape[-1] in (None, len(wanted.labels))]
+    named = wanted.scores or (wanted.signature.scores if wanted.signature else None)
+    if named is not None:
+        fitting = [spec for spec in session.outputs if spec.name == named]
+    else:
+        fitting = [spec for spec in session.outputs if _holds(spec, len(wanted.labels))]
     if len(fitting) != 1:
-        shapes = ", ".join(f"{spec.name} {spec.shape}" for spec in session.outputs)
-        raise InvalidBundle(
-            f"labels has {len(wanted.labels)} names; of the graph's outputs ({shapes}) "
-            f"{len(fitting)} could hold their scores"
-        )
-    return fitting[0]
+        shapes = ", ".join(f"{spec.name!r} {spec.shape}" for spec in session.outputs)
+        asked = f"output {named!r} is not one of" if named else f"{len(fitting)} could hold their scores of"
+        raise InvalidBundle(f"labels has {len(wanted.labels)} names; {asked} the graph's outputs ({shapes})")
+    if fitting[0].dtype not in SCORE_TYPES:
+        raise InvalidBundle(f"output {fitting[0].name!r} gives {fitting[0].dtype}; scores are floating-point numbers")
+    return fitting[0].name
+
+
+def _holds(spec: TensorSpec, num_labels: int) -> bool:
+    """(N, K), perhaps with axes of length 1 behind."""
+    rest = [side for side in spec.shape[1:] if side != 1]
+    return len(spec.shape) > 1 and (rest in ([num_labels], [None]) or (not rest and num_labels == 1))
 
 
 def _stream(clip: _Clip, scores: str, wanted: ClassifierImport) -> dict[str, Any]:
@@ -244,29 +329,60 @@ def _stream(clip: _Clip, scores: str, wanted: ClassifierImport) -> dict[str, Any
     return stream
 
 
-def _guess_activation(session: OnnxSession, clip: _Clip, scores: str, wanted: ClassifierImport) -> str:
-    """Probabilities stay as they are; anything else is taken for logits of a softmax."""
-    noise = np.random.default_rng(0)
-    sizes = {"N": 1, "T": clip.step_frames, "C": 3, "W": clip.size_px[0], "H": clip.size_px[1]}
-    shape = [sizes[axis] if fixed is None else fixed for axis, fixed in zip(clip.layout, clip.input.shape, strict=True)]
-    image = noise.random(shape, np.float32)
-    feeds: dict[str, Any] = {clip.input.name: image if clip.input.dtype == "float" else (image * 255).astype(np.uint8)}
-    for tensor in wanted.signature.tensors if wanted.signature else ():
-        feeds[tensor["input"]] = np.zeros(tensor["shape"], tensor["dtype"])
-    found = to_numpy(session.run(feeds, want=[scores])[scores]).reshape(shape[0], -1)
-    is_distribution = found.min() >= 0 and np.allclose(found.sum(axis=1), 1, atol=1e-3)
-    return "none" if is_distribution else "softmax"
+def _try_out(session: OnnxSession, clip: _Clip, output: str, wanted: ClassifierImport) -> Array:
+    """Scores (M, K) of black, white and noisy clips; a graph that mixes clips up, or gives other shapes, is refused."""
+    sizes = {
+        "N": 1 if wanted.signature else 2,
+        "T": clip.step_frames,
+        "C": 3,
+        "W": clip.size_px[0],
+        "H": clip.size_px[1],
+    }
+    shape = [fixed or sizes[axis] for axis, fixed in zip(clip.layout, clip.input.shape, strict=True)]
+    noise = np.random.default_rng(0).random(shape, np.float32)
+    rows = []
+    for image in (np.zeros_like(noise), np.ones_like(noise), noise):
+        feeds: dict[str, Tensor] = {
+            clip.input.name: image if clip.input.dtype == "float" else (image * 255).astype(np.uint8)
+        }
+        for tensor in wanted.signature.tensors if wanted.signature else ():
+            feeds[tensor["input"]] = np.zeros(tensor["shape"], tensor["dtype"])
+        found = to_numpy(session.run(feeds, want=[output])[output])
+        if not found.ndim or found.shape[0] != shape[0] or found.size != shape[0] * len(wanted.labels):
+            raise InvalidBundle(
+                f"output {output!r} has shape {found.shape} for {shape[0]} clip(s) and {len(wanted.labels)} labels; "
+                f"({shape[0]}, {len(wanted.labels)}) is needed"
+            )
+        rows.append(found.reshape(shape[0], -1))
+    return np.concatenate(rows)
+
+
+def _guess_activation(scores: Array) -> str:
+    """What lies in [0, 1] is a probability already; other scores are logits, of one label or of a choice."""
+    if scores.min() >= 0 and scores.max() <= 1 + 1e-3:
+        return "none"
+    return "sigmoid" if scores.shape[1] == 1 else "softmax"
 
 
 def _manifest(clip: _Clip, stream: dict[str, Any], wanted: ClassifierImport) -> dict[str, Any]:
     window_s = clip.clip_frames / clip.fps
-    step_s = wanted.step_s if wanted.step_s is not None else window_s / 4
-    grouping = {
+    step_s = window_s / 4 if wanted.step_s is None else wanted.step_s
+    stride_frames = 1 if clip.clip_frames == 1 else max(1, round(step_s * clip.fps))
+    if stride_frames > clip.clip_frames:
+        raise InvalidOptions(f"step_s {step_s:g} leaves gaps: a window covers {window_s:g} s")
+    use = {
         "support": "mean",
         "threshold": {"kind": "absolute", "values": [wanted.threshold]},
         "min_length_frames": max(1, round(SHORTEST_S * clip.fps)),
         "score": "max",
     }
+    # A metric wants many segments with scores that rank them: every level that a threshold could have.
+    sweep = {
+        **use,
+        "threshold": {"kind": "absolute", "values": [level / 20 for level in range(1, 20)]},
+        "score": "inner",
+    }
+    duplicates = {"kind": "hard", "iou_threshold": 0.95}
     return {
         "name": wanted.name,
         "version": wanted.version,
@@ -277,10 +393,13 @@ def _manifest(clip: _Clip, stream: dict[str, Any], wanted: ClassifierImport) -> 
         "streams": [stream],
         "grid": {
             "fps": clip.fps,
-            "stride_frames": max(1, round(step_s * clip.fps)),
+            "stride_frames": stride_frames,
             "offset_frames": clip.clip_frames / 2,
             "tail": "pad",
         },
         "output_kind": "activations",
-        "postprocessing": {"use": {"grouping": grouping}, "evaluation": {"grouping": grouping, "score_map": None}},
+        "postprocessing": {
+            "use": {"grouping": use},
+            "evaluation": {"grouping": sweep, "nms": duplicates, "score_map": None},
+        },
     }

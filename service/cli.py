@@ -6,6 +6,8 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,16 +17,17 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from models import bundle as bundles
 from models.bundle import BundleError
-from service import formats, settings
+from service import settings
 from service.errors import InvalidBundle, InvalidOptions, ModelNotFound, TalError
 from service.formats import Format
-from service.localization import DetectOptions, Localization
+from service.localization import DetectOptions
 from service.pipeline.pipeline import Decoding, Preset, localize
 from service.pipeline.video import DecodeLimits
 from service.runtime import loaded_model
 from service.runtime.onnx_session import OnnxOptions
 from service.runtime.session import Device
 from service.settings import MIB, Settings
+from service.sink import Sink
 
 SOME_FAILED, MISUSED = 1, 2
 
@@ -33,6 +36,22 @@ app = typer.Typer(
 )
 models_app = typer.Typer(no_args_is_help=True, help="Models (bundles) that are installed, and new ones.")
 app.add_typer(models_app, name="models")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"tal {metadata.version('tal-service')}")
+        raise typer.Exit
+
+
+@app.callback()
+def about(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and leave.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """From a video to action segments."""
+
 
 ModelArgument = Annotated[str, typer.Argument(help="A name under TAL_HOME/models, or a bundle's folder.")]
 
@@ -74,23 +93,21 @@ def detect(
     config = settings.read()
     model = loaded_model.load(find_model(bundle, config), onnx_options(config, device))
     options = DetectOptions(min_score, top_k, _split_labels(labels, model.manifest.segment_labels))
-    results: list[Localization] = []
-    failures: list[tuple[Path, TalError]] = []
-    with _progress() as track:
-        for number, path in enumerate(files, 1):
-            track_file = track(f"{path.name} ({number}/{len(files)})" if len(files) > 1 else path.name)
+    names = _names(files)
+    failed = 0
+    with Sink(format, output, names) as sink, _progress() as track:
+        for number, (path, name) in enumerate(zip(files, names, strict=True), 1):
+            follow = track(f"{name} ({number}/{len(files)})" if len(files) > 1 else name)
             try:
-                results.append(
-                    localize(path, model, options, decoding=decoding(config), preset=preset, on_progress=track_file)
-                )
+                result = localize(path, model, options, decoding=decoding(config), preset=preset, on_progress=follow)
+                sink.add(replace(result, video_name=name))
             except InvalidOptions:
                 raise
             except TalError as error:
-                failures.append((path, error))
+                failed += 1
                 _complain(f"{path}: {error} [{error.code}]")
-    _deliver(results, format, output)
-    if failures:
-        _complain(f"{len(results)} of {len(files)} videos done, {len(failures)} failed")
+    if failed:
+        _complain(f"{len(files) - failed} of {len(files)} videos done, {failed} failed")
         raise typer.Exit(SOME_FAILED)
 
 
@@ -140,7 +157,9 @@ def import_model(
     labels: Annotated[Path, typer.Option(help="Labels: one per line, or a JSON list.")],
     name: Annotated[str, typer.Option(help="The model's name: lower case letters, digits, . _ and -.")],
     fps: Annotated[float | None, typer.Option(help="Frames per second that the model sees.")] = None,
-    window: Annotated[float, typer.Option(help="Seconds of video per classification.")] = 2.0,
+    window: Annotated[
+        float | None, typer.Option(help="Seconds of video per classification; default 2, if the graph leaves it open.")
+    ] = None,
     step: Annotated[
         float | None, typer.Option(help="Seconds between classifications; default a quarter window.")
     ] = None,
@@ -150,6 +169,7 @@ def import_model(
     resize: Annotated[
         Literal["crop", "stretch"], typer.Option(help="Centre crop of the scaled frame, or the whole frame squeezed.")
     ] = "crop",
+    scores: Annotated[str | None, typer.Option(help="The output with the scores, if several could be it.")] = None,
     layout: Annotated[str | None, typer.Option(help="Input axes such as NCTHW, if the shape does not tell.")] = None,
     bgr: Annotated[bool, typer.Option("--bgr", help="The model wants blue first.")] = False,
     scale: Annotated[float | None, typer.Option(help="Factor on bytes for a float input; default 1/255.")] = None,
@@ -166,12 +186,13 @@ def import_model(
     from exporters import onnx_classifier  # noqa: PLC0415  (doors import exporters inside the command that needs them)
 
     folder = out or settings.read().models_folder / name
+    known = onnx_classifier.read_labels(_read_text(labels))
     wanted = onnx_classifier.ClassifierImport(
         name=name,
-        labels=onnx_classifier.read_labels(_read_text(labels)),
+        labels=known,
         licence=licence,
         provenance=f"imported from {graph.name}",
-        label_groups=tuple(_parse_group(text) for text in group or ()),
+        label_groups=_parse_groups(group or [], known),
         fps=fps,
         window_s=window,
         step_s=step,
@@ -182,6 +203,7 @@ def import_model(
         scale=scale,
         mean=_numbers(mean, "mean"),
         std=_numbers(std, "std"),
+        scores=scores,
         activation=activation,
         threshold=threshold,
         signature=onnx_classifier.read_signature(_read_text(signature)) if signature else None,
@@ -214,12 +236,11 @@ def find_model(named: str | None, config: Settings) -> Path:
     wanted = named or config.default_model
     if wanted is None:
         raise ModelNotFound(f"no model named: give --bundle or set TAL_DEFAULT_MODEL; {_installed(config)}")
-    folder = Path(wanted)
-    if folder.is_dir():
-        return folder
-    installed = config.models_folder / wanted
+    folder, installed = Path(wanted).expanduser(), config.models_folder / wanted
     if Path(wanted).name == wanted and installed.is_dir():
         return installed
+    if folder.is_dir():
+        return folder
     raise ModelNotFound(f"model {wanted!r} is neither a folder nor installed; {_installed(config)}")
 
 
@@ -258,18 +279,28 @@ def _read_bundle(folder: Path) -> bundles.Bundle:
 
 
 def _split_labels(given: list[str] | None, known: tuple[str, ...]) -> tuple[str, ...] | None:
-    """A value that is a label stays whole, commas and all; any other is a list."""
-    if not given:
+    if given is None:
         return None
-    parts = [[value] if value in known else value.split(",") for value in given]
-    return tuple(label.strip() for part in parts for label in part if label.strip())
+    labels = tuple(label for value in given for label in _list(value, known))
+    if not labels:
+        raise InvalidOptions(f"labels {given} name none; leave the option out to get all of them")
+    return labels
 
 
-def _parse_group(text: str) -> tuple[str, tuple[str, ...]]:
-    label, separator, members = text.partition("=")
-    if not separator or not label.strip() or not members.strip():
-        raise InvalidOptions(f"group {text!r}: NAME=LABEL,LABEL is needed")
-    return label.strip(), tuple(member.strip() for member in members.split(","))
+def _list(text: str, known: tuple[str, ...]) -> list[str]:
+    """A text that is a label stays whole, commas and all; any other is a list."""
+    return [text] if text in known else [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _parse_groups(texts: list[str], known: tuple[str, ...]) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """NAME=LABEL,LABEL; the same name again adds to its group."""
+    groups: dict[str, list[str]] = {}
+    for text in texts:
+        label, separator, members = text.partition("=")
+        if not separator or not label.strip() or not _list(members, known):
+            raise InvalidOptions(f"group {text!r}: NAME=LABEL,LABEL is needed")
+        groups.setdefault(label.strip(), []).extend(_list(members, known))
+    return tuple((label, tuple(members)) for label, members in groups.items())
 
 
 def _numbers(text: str, what: str) -> tuple[float, ...]:
@@ -280,7 +311,10 @@ def _numbers(text: str, what: str) -> tuple[float, ...]:
 
 
 def _read_text(path: Path) -> str:
-    return _read_bytes(path).decode("utf-8-sig", errors="replace")
+    try:
+        return _read_bytes(path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InvalidOptions(f"{path}: not UTF-8 text: {error.reason} at byte {error.start}") from None
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -290,21 +324,10 @@ def _read_bytes(path: Path) -> bytes:
         raise InvalidOptions(f"{path}: {error.strerror or error}") from None
 
 
-def _deliver(results: list[Localization], wanted: Format, output: Path | None) -> None:
-    if wanted in formats.SUBTITLES and len(results) > 1:
-        if output is None:
-            raise InvalidOptions(
-                f"{wanted} holds one video, {len(results)} were asked for; name a folder with --output"
-            )
-        output.mkdir(parents=True, exist_ok=True)
-        for result in results:
-            (output / f"{result.video_name}.{wanted}").write_text(formats.write([result], wanted), encoding="utf-8")
-        return
-    text = formats.write(results, wanted) if results else ""
-    if output is None:
-        typer.echo(text, nl=False)
-    else:
-        output.write_text(text, encoding="utf-8")
+def _names(files: list[Path]) -> list[str]:
+    """What videos are called in the answer: their file names, or as given where those are not distinct."""
+    names = [path.name for path in files]
+    return names if len(set(names)) == len(names) else [str(path) for path in files]
 
 
 def _complain(message: str) -> None:
@@ -316,7 +339,7 @@ def _progress() -> Iterator[Callable[[str], Callable[[float, float], None]]]:
     """A bar on a terminal; in a pipe, silence."""
     console = Console(stderr=True)
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TextColumn("{task.percentage:>3.0f}%"),
         TimeRemainingColumn(),

@@ -34,6 +34,7 @@ def examine(config: Settings) -> list[Finding]:
         ("engine", _engine),
         ("device", _device),
         ("decoders", _decoders),
+        ("limits", _limits),
         ("home", _home),
         ("disk", _disk),
         ("models", _models),
@@ -59,7 +60,16 @@ def _engine(_: Settings) -> Finding:
 
 
 def _device(config: Settings) -> Finding:
-    return Finding("device", f"{config.device}: {onnx_session.choose_provider(config.device)}")
+    bounds = [f"{config.threads or 'all'} CPU threads", f"GPU {config.gpu_index}"]
+    bounds += [f"at most {config.cpu_memory_mib} MiB on the CPU"] if config.cpu_memory_mib else []
+    bounds += [f"at most {config.gpu_memory_mib} MiB on the GPU"] if config.gpu_memory_mib else []
+    return Finding("device", f"{config.device}: {onnx_session.choose_provider(config.device)}; {', '.join(bounds)}")
+
+
+def _limits(config: Settings) -> Finding:
+    accepted = f"{config.max_video_s:g} s, {config.max_frame_px} px a frame, {config.max_video_mib} MiB a file"
+    child = f"{config.decode_memory_mib} MiB, {config.decode_stall_s:g} s of silence, {config.decode_threads} thread(s)"
+    return Finding("limits", f"videos up to {accepted}; a decoder has {child}")
 
 
 def _decoders(config: Settings) -> Finding:
@@ -70,8 +80,8 @@ def _decoders(config: Settings) -> Finding:
 
 def _home(config: Settings) -> Finding:
     nearest = _existing(config.home)
-    writable = os.access(nearest, os.W_OK)
-    return Finding("home", f"{config.home}{'' if writable else f': {nearest} is not writable'}", writable)
+    usable = nearest.is_dir() and os.access(nearest, os.W_OK)
+    return Finding("home", f"{config.home}{'' if usable else f': {nearest} is not a folder to write in'}", usable)
 
 
 def _disk(config: Settings) -> Finding:
@@ -91,4 +101,4 @@ def _models(config: Settings) -> Finding:
 
 
 def _existing(path: Path) -> Path:
-    return next(parent for parent in (path, *path.parents) if parent.exists())
+    return next(parent for parent in (path, *path.absolute().parents) if parent.exists())

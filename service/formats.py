@@ -13,12 +13,25 @@ from service.errors import InvalidOptions
 from service.localization import Localization, Segment
 
 Format = Literal["table", "json", "jsonl", "csv", "activitynet", "vtt", "srt"]
-SUBTITLES = ("vtt", "srt")
+SUBTITLES = ("vtt", "srt")  # a file of these holds one video
+STREAMED = ("table", "jsonl", "csv")  # results of these are written one after the other, as they come
 
 
-def write(results: Sequence[Localization], wanted: Format) -> str:
-    """All results as one text. Subtitle formats hold one video; callers write a file for each."""
-    return _WRITERS[wanted](results)
+def write(results: Sequence[Localization], wanted: Format, *, several: bool | None = None) -> str:
+    """All results as one text. `several` says whether JSON is a list; by default, if there is not exactly one."""
+    if wanted == "json":
+        return _json(results, len(results) != 1 if several is None else several)
+    return opening(wanted) + _WRITERS[wanted](results)
+
+
+def opening(wanted: Format) -> str:
+    """What stands before the first result."""
+    return _csv_row("video", "start_s", "end_s", "label", "score") if wanted == "csv" else ""
+
+
+def append(result: Localization, wanted: Format) -> str:
+    """One result of a streamed format."""
+    return _WRITERS[wanted]([result])
 
 
 def as_document(result: Localization) -> dict[str, Any]:
@@ -46,9 +59,9 @@ def _rounded(fields: dict[str, Any]) -> dict[str, Any]:
     return {name: round(value, 6) if isinstance(value, float) else value for name, value in fields.items()}
 
 
-def _json(results: Sequence[Localization]) -> str:
+def _json(results: Sequence[Localization], several: bool) -> str:
     documents = [as_document(result) for result in results]
-    shown = documents[0] if len(documents) == 1 else documents
+    shown = documents if several else documents[0]
     return json.dumps(shown, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -57,13 +70,17 @@ def _jsonl(results: Sequence[Localization]) -> str:
 
 
 def _csv(results: Sequence[Localization]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["video", "start_s", "end_s", "label", "score"])
+    rows = []
     for result in results:
         for segment in result.segments:
             fields = _segment(segment)
-            writer.writerow([result.video_name, *(fields[name] for name in ("start_s", "end_s", "label", "score"))])
+            rows.append(_csv_row(result.video_name, *(fields[name] for name in ("start_s", "end_s", "label", "score"))))
+    return "".join(rows)
+
+
+def _csv_row(*fields: Any) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(fields)
     return text.getvalue()
 
 
@@ -143,7 +160,6 @@ def _table_of(result: Localization) -> str:
 
 _WRITERS: dict[Format, Callable[[Sequence[Localization]], str]] = {
     "table": _table,
-    "json": _json,
     "jsonl": _jsonl,
     "csv": _csv,
     "activitynet": _activitynet,

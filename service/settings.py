@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.errors import InvalidOptions
@@ -22,7 +22,9 @@ def _default_home() -> Path:
 class Settings(BaseSettings):
     """What an operator sets; `docs/settings.md` is generated from these fields."""
 
-    model_config = SettingsConfigDict(env_prefix="TAL_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="TAL_", frozen=True, extra="ignore", env_ignore_empty=True, allow_inf_nan=False
+    )
 
     home: Path = Field(default_factory=_default_home, description="Where models and other state live.")
     default_model: str | None = Field(
@@ -31,33 +33,44 @@ class Settings(BaseSettings):
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="Where models run. `cuda` is strict: without a working GPU it is an error."
     )
-    threads: Annotated[int, Field(ge=0)] = Field(
+    threads: Annotated[int, Field(ge=0, le=1_048_576)] = Field(
         default=0, description="CPU threads of the inference engine; 0 takes every core."
     )
-    cpu_memory_mib: Annotated[int, Field(ge=0)] = Field(
+    cpu_memory_mib: Annotated[int, Field(ge=0, le=1_048_576)] = Field(
         default=0, description="Upper bound of the memory that the inference engine takes on the CPU; 0 sets none."
     )
-    gpu_memory_mib: Annotated[int, Field(ge=0)] = Field(
+    gpu_memory_mib: Annotated[int, Field(ge=0, le=1_048_576)] = Field(
         default=0, description="Upper bound of the inference engine's GPU memory; 0 sets none."
     )
-    gpu_index: Annotated[int, Field(ge=0)] = Field(default=0, description="Which GPU to use, counted from 0.")
+    gpu_index: Annotated[int, Field(ge=0, le=1_048_576)] = Field(
+        default=0, description="Which GPU to use, counted from 0."
+    )
     decoder: Literal["auto", "pyav", "decord"] = Field(
         default="auto",
         description="`auto` takes the decoder that was faster in benchmarks/results/decoders.md; `decord` is used for "
         "the clips that it reads correctly, and PyAV for all others.",
     )
-    decode_threads: Annotated[int, Field(ge=1)] = Field(default=1, description="Threads of the video decoder.")
-    decode_memory_mib: Annotated[int, Field(ge=256)] = Field(
+    decode_threads: Annotated[int, Field(ge=1, le=256)] = Field(default=1, description="Threads of the video decoder.")
+    decode_memory_mib: Annotated[int, Field(ge=512, le=1_048_576)] = Field(
         default=4096, description="Address space of the decoder's process; what needs more fails by itself."
     )
-    decode_stall_s: Annotated[float, Field(gt=0)] = Field(
+    decode_stall_s: Annotated[float, Field(gt=0, le=1_000_000)] = Field(
         default=30.0, description="How long a decoder may stay silent before it is ended."
     )
-    max_video_s: Annotated[float, Field(gt=0)] = Field(default=6 * 3600.0, description="Longest video accepted.")
-    max_frame_px: Annotated[int, Field(ge=1)] = Field(
+    max_video_s: Annotated[float, Field(gt=0, le=1_000_000)] = Field(
+        default=6 * 3600.0, description="Longest video accepted."
+    )
+    max_frame_px: Annotated[int, Field(ge=1, le=1_000_000_000)] = Field(
         default=8192 * 8192, description="Largest frame accepted, in pixels (width times height)."
     )
-    max_video_mib: Annotated[int, Field(ge=1)] = Field(default=64 * 1024, description="Largest video file accepted.")
+    max_video_mib: Annotated[int, Field(ge=1, le=1_073_741_824)] = Field(
+        default=64 * 1024, description="Largest video file accepted."
+    )
+
+    @field_validator("home")
+    @classmethod
+    def _expand_home(cls, home: Path) -> Path:
+        return home.expanduser()
 
     @property
     def models_folder(self) -> Path:

@@ -7,6 +7,7 @@ ring slot that is free again; the pipe to the parent carries JSON messages, each
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import json
@@ -28,7 +29,6 @@ import av.logging
 from service.errors import (
     DecodeOutOfMemory,
     DecoderCrashed,
-    InvalidOptions,
     TalError,
     VideoTooLarge,
     VideoTooLong,
@@ -234,7 +234,9 @@ def _refuse_oversized(header: VideoHeader, limits: DecodeLimits) -> None:
 def _output_size(view: FrameView, header: VideoHeader, limits: DecodeLimits) -> tuple[int, int]:
     for width, height in (view.scaled_size(header.display_px), view.output_size(header.display_px)):
         if width * height > limits.max_frame_px:
-            raise InvalidOptions(f"a view makes {width}x{height} px; accepted are up to {limits.max_frame_px} pixels")
+            raise VideoTooLarge(
+                f"the model's view of the video is {width}x{height} px; accepted are up to {limits.max_frame_px} pixels"
+            )
     return view.output_size(header.display_px)
 
 
@@ -247,8 +249,10 @@ def _end_with_parent(parent_pid: int) -> None:
 
 
 def _limit(what: int, value: int) -> None:
+    """As far as the system lets one: macOS refuses to bound address space, and the other limits still hold there."""
     hard = resource.getrlimit(what)[1]
-    resource.setrlimit(what, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(what, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
 
 
 def _limit_cpu(limits: DecodeLimits, duration_s: float) -> None:

@@ -58,9 +58,9 @@ class DecodeLimits:
     stall_s: float = 30.0
     cpu_base_s: float = 60.0
     cpu_s_per_video_s: float = 20.0
-    max_duration_s: float = 4 * 3600.0
-    max_frame_px: int = 8192 * 4352
-    max_file_bytes: int = 32 * 1024**3
+    max_duration_s: float = 6 * 3600.0
+    max_frame_px: int = 8192 * 8192
+    max_file_bytes: int = 64 * 1024**3
     threads: int = 1
 
 

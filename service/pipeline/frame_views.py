@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from service.errors import InvalidOptions
+from service.errors import InvalidOptions, VideoTooSmall
 
 Pixels = NDArray[np.uint8]
 SizePx = tuple[int, int]  # (width, height)
@@ -53,7 +53,7 @@ class FrameView:
         if self.crop_px is None:
             return scaled
         if self.crop_px[0] > scaled[0] or self.crop_px[1] > scaled[1]:
-            raise InvalidOptions(
+            raise VideoTooSmall(
                 f"the view crops to {_by(self.crop_px)} px, but the picture is {_by(scaled)} px after resizing; "
                 f"accepted is a crop that fits"
             )

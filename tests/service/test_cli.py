@@ -145,8 +145,10 @@ def test_cuda_without_a_gpu_is_refused_with_the_reason(home: Path, video: Path) 
 
 def test_a_terminal_sees_progress_and_a_pipe_does_not(home: Path, video: Path) -> None:
     controller, terminal = pty.openpty()
+    odd = video.with_name("[bold]100%.mp4")
+    odd.write_bytes(video.read_bytes())
     command = [sys.executable, "-c", "from service.cli import main; main()"]
-    arguments = ["detect", str(video), "-b", "brightness", "-f", "csv"]
+    arguments = ["detect", str(odd), "-b", "brightness", "-f", "csv"]
     done = subprocess.run(
         [*command, *arguments],
         stdout=subprocess.PIPE,
@@ -158,7 +160,7 @@ def test_a_terminal_sees_progress_and_a_pipe_does_not(home: Path, video: Path) -
     os.close(terminal)
     shown = os.read(controller, 65536).decode()
     os.close(controller)
-    assert "flashes.mp4" in shown
+    assert "[bold]100%.mp4" in shown
     assert "%" in shown
     assert done.stdout.startswith(b"video,start_s,end_s,label,score\n")
 
@@ -214,3 +216,127 @@ def test_serving_never_imports_torch(home: Path, video: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("\n") == 6
+
+
+def test_videos_of_the_same_name_stay_apart(home: Path, video: Path, tmp_path: Path) -> None:
+    twin = tmp_path / video.name
+    twin.write_bytes(video.read_bytes())
+    done = tal(home, "detect", video, twin, "-b", "brightness", "-f", "csv")
+    assert {row["video"] for row in csv.DictReader(io.StringIO(done.stdout))} == {str(video), str(twin)}
+    keyed = tal(home, "detect", video, twin, "-b", "brightness", "-f", "activitynet")
+    assert len(json.loads(keyed.stdout)["results"]) == 2
+    refused = tal(home, "detect", video, twin, "-b", "brightness", "-f", "srt", "-o", tmp_path / "subs")
+    assert (refused.returncode, "the same name" in refused.stderr) == (2, True)
+
+
+def test_the_shape_of_the_output_follows_what_was_asked_not_what_succeeded(
+    home: Path, video: Path, tmp_path: Path
+) -> None:
+    bad = tmp_path / "bad.mp4"
+    bad.write_text("nothing")
+    some = tal(home, "detect", video, bad, "-b", "brightness", "-f", "json")
+    assert (some.returncode, len(json.loads(some.stdout))) == (1, 1)
+    none = tal(home, "detect", bad, bad, "-b", "brightness", "-f", "json")
+    assert (none.returncode, json.loads(none.stdout)) == (1, [])
+    header = tal(home, "detect", bad, "-b", "brightness", "-f", "csv")
+    assert header.stdout == "video,start_s,end_s,label,score\n"
+    subtitles = tal(home, "detect", video, bad, "-b", "brightness", "-f", "vtt", "-o", tmp_path / "subs")
+    assert (subtitles.returncode, [path.name for path in (tmp_path / "subs").iterdir()]) == (1, ["flashes.mp4.vtt"])
+
+
+def test_a_video_that_the_model_cannot_see_does_not_stop_the_rest(home: Path, video: Path, tmp_path: Path) -> None:
+    tiny.classifier(tmp_path / "b", streams=[tiny.stream(resize={"mode": "none"}, crop_px=[64, 48])])
+    small = videos.write(tmp_path / "small.mp4", videos.flashes((0, 1)), duration_s=1, size_px=(32, 32))
+    done = tal(home, "detect", small, video, "-b", tmp_path / "b", "-f", "jsonl")
+    assert (done.returncode, done.stdout.count("\n")) == (1, 1)
+    assert "[video_too_small]" in done.stderr
+
+
+@pytest.mark.parametrize("target", ["missing/out.json", "."])
+def test_an_output_that_cannot_be_written_is_told_before_the_work(
+    home: Path, video: Path, tmp_path: Path, target: str
+) -> None:
+    done = tal(home, "detect", video, "-b", "brightness", "-f", "json", "-o", tmp_path / target)
+    assert (done.returncode, "cannot be written" in done.stderr, "Traceback" in done.stderr) == (2, True, False)
+
+
+def test_a_full_disk_is_told_in_one_line(home: Path, video: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        command = [
+            sys.executable,
+            "-c",
+            "from service.cli import main; main()",
+            "detect",
+            str(video),
+            "-b",
+            "brightness",
+        ]
+        done = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, env=environment(home), check=False, timeout=60
+        )
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False)
+
+
+@pytest.mark.parametrize("labels", ["", ","])
+def test_labels_that_name_none_are_refused(home: Path, video: Path, labels: str) -> None:
+    done = tal(home, "detect", video, "-b", "brightness", "--labels", labels)
+    assert (done.returncode, "name none" in done.stderr) == (2, True)
+
+
+def test_an_installed_model_goes_before_a_folder_of_the_same_name_here(home: Path, video: Path, tmp_path: Path) -> None:
+    (tmp_path / "brightness").mkdir()
+    command = [sys.executable, "-c", "from service.cli import main; main()", "detect", str(video), "-b", "brightness"]
+    here = environment(home, PYTHONPATH=str(Path(__file__).parents[2]))
+    done = subprocess.run(command, capture_output=True, text=True, env=here, cwd=tmp_path, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--fps", "0"], "fps is 0.0; a number above 0 is needed"),
+        (["--fps", "nan"], "fps is nan"),
+        (["--fps", "8", "--window", "inf"], "window_s is inf"),
+        (["--fps", "8", "--threshold", "nan"], "threshold is nan"),
+        (["--fps", "8", "--mean", "a,b"], "mean 'a,b': numbers separated by commas are needed"),
+        (["--fps", "8", "--size", "-1"], "size_px is -1"),
+        (["--fps", "8", "--group", "x"], "group 'x': NAME=LABEL,LABEL is needed"),
+    ],
+)
+def test_an_import_that_cannot_work_is_one_line(tmp_path: Path, options: list[str], message: str) -> None:
+    (tmp_path / "graph.onnx").write_bytes(graphs.brightness_scores("NCTHW", dtype="float32"))
+    (tmp_path / "labels.txt").write_text("bright\r\ndark\r\n")
+    command = ["models", "import", tmp_path / "graph.onnx", "--labels", tmp_path / "labels.txt", "--name", "mine"]
+    done = tal(tmp_path, *command, "--size", "16", *options)
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False)
+    assert message in done.stderr
+
+
+def test_labels_in_another_encoding_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "graph.onnx").write_bytes(graphs.brightness_scores())
+    (tmp_path / "labels.txt").write_bytes("sauté\nfrit\n".encode("latin-1"))
+    command = ["models", "import", tmp_path / "graph.onnx", "--labels", tmp_path / "labels.txt", "--name", "mine"]
+    done = tal(tmp_path, *command, "--size", "16", "--fps", "8")
+    assert (done.returncode, "not UTF-8 text" in done.stderr) == (2, True)
+
+
+def test_a_home_that_cannot_be_made_is_told(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "graph.onnx").write_bytes(graphs.brightness_scores())
+    (tmp_path / "labels.txt").write_text("bright\ndark\n")
+    command = ["models", "import", tmp_path / "graph.onnx", "--labels", tmp_path / "labels.txt", "--name", "mine"]
+    done = tal(tmp_path / "file", *command, "--size", "16", "--fps", "8")
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False)
+    assert tal(tmp_path / "file", "doctor").returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"), [("TAL_DECODE_STALL_S", "inf"), ("TAL_DECODE_MEMORY_MIB", "9" * 20), ("TAL_THREADS", "-1")]
+)
+def test_a_setting_out_of_bounds_is_told_by_name(home: Path, variable: str, value: str) -> None:
+    done = tal(home, "models", "list", **{variable: value})
+    assert (done.returncode, f"{variable}: " in done.stderr) == (2, True)
+
+
+def test_the_version_is_told(home: Path) -> None:
+    assert re.fullmatch(r"tal \d+\.\d+\.\d+\n", tal(home, "--version").stdout)

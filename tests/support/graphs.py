@@ -9,16 +9,39 @@ from onnx import TensorProto, helper, numpy_helper
 OPSET = helper.make_opsetid("", 18)
 
 
-def brightness_scores(layout: str = "NTHWC", *, dtype: str = "uint8", batch: int | None = None) -> bytes:
+def brightness_scores(
+    layout: str = "NTHWC", *, dtype: str = "uint8", batch: int | None = None, frames: int | None = None
+) -> bytes:
     """Clips → scores (N, 2): mean brightness, and its complement."""
     nodes = _mean_brightness(layout, dtype)
     nodes += [
         helper.make_node("Sub", ["one", "bright"], ["dark"]),
         helper.make_node("Concat", ["bright", "dark"], ["scores"], axis=1),
     ]
-    return _model(
-        nodes, [_clips(layout, dtype, batch)], [("scores", [batch or "N", 2])], one=np.ones((1, 1), np.float32)
-    )
+    inputs = [_clips(layout, dtype, batch, frames)]
+    return _model(nodes, inputs, [("scores", [batch or "N", 2])], one=np.ones((1, 1), np.float32))
+
+
+def linear_scores(lines: list[list[float]]) -> bytes:
+    """Clips → scores (N, K): slope × mean brightness + offset for each of the K lines."""
+    nodes = _mean_brightness("NTHWC", "uint8")
+    nodes += [
+        helper.make_node("Mul", ["bright", "slopes"], ["risen"]),
+        helper.make_node("Add", ["risen", "offsets"], ["scores"]),
+    ]
+    slopes, offsets = np.array(lines, np.float32).T[:, None]
+    inputs = [_clips("NTHWC", "uint8", None)]
+    return _model(nodes, inputs, [("scores", ["N", len(lines)])], slopes=slopes, offsets=offsets)
+
+
+def scores_of_shape(shape: list[int]) -> bytes:
+    """Clips → constant scores of one shape, however many clips there are."""
+    nodes = _mean_brightness("NTHWC", "uint8")
+    nodes += [
+        helper.make_node("ReduceMean", ["bright"], ["overall"], keepdims=0),
+        helper.make_node("Expand", ["overall", "target"], ["scores"]),
+    ]
+    return _model(nodes, [_clips("NTHWC", "uint8", None)], [("scores", shape)], target=np.array(shape))
 
 
 def brightness_features(layout: str = "NTHWC", *, channels: int = 3) -> bytes:
@@ -151,8 +174,8 @@ def _mean_brightness(layout: str, dtype: str) -> list[onnx.NodeProto]:
     ]
 
 
-def _clips(layout: str, dtype: str, batch: int | None) -> onnx.ValueInfoProto:
-    shape = [{"N": batch or "N", "C": 3}.get(axis, axis) for axis in layout]
+def _clips(layout: str, dtype: str, batch: int | None, frames: int | None = None) -> onnx.ValueInfoProto:
+    shape = [{"N": batch or "N", "C": 3, "T": frames or "T"}.get(axis, axis) for axis in layout]
     return helper.make_tensor_value_info("clips", TensorProto.UINT8 if dtype == "uint8" else TensorProto.FLOAT, shape)
 
 

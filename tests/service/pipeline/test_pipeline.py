@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from models import bundle as bundles
-from service.errors import InvalidOptions, VideoNotFound
+from service.errors import InferenceFailed, InvalidOptions, VideoNotFound
 from service.localization import DetectOptions, Localization
 from service.pipeline.pipeline import localize
 from service.runtime import loaded_model
@@ -188,3 +188,100 @@ def test_a_missing_file_is_told(tmp_path: Path) -> None:
     tiny.classifier(tmp_path / "b")
     with pytest.raises(VideoNotFound):
         run(tmp_path / "b", tmp_path / "nowhere.mp4")
+
+
+def test_label_groups_take_the_video_scores_of_their_members(tmp_path: Path, video: Path) -> None:
+    described = tiny.manifest(
+        labels=["bright", "dark"],
+        label_groups=[{"label": "light", "members": ["bright"]}],
+        streams=[tiny.stream(outputs={"features": "features"}, clip_frames=2)],
+        grid={"fps": "native", "stride_frames": 2, "offset_frames": 0},
+        windowing={"mode": "whole"},
+        detector={"graph": "detector.onnx"},
+        classifier={"graph": "classifier.onnx"},
+        postprocessing={"use": {"grouping": tiny.GROUPING, "fusion": {"rule": "product", "classes": 1}}},
+    )
+    for name, scores, expected in (("a", [0.9, 0.1], {"light"}), ("b", [0.1, 0.9], {"dark"})):
+        files = {
+            "features.rgb.onnx": graphs.brightness_features(),
+            "detector.onnx": graphs.activation_detector(),
+            "classifier.onnx": graphs.constant_video_scores(scores),
+        }
+        bundles.write(tmp_path / name, described, files)
+        assert {s.label for s in run(tmp_path / name, video).segments} == expected
+
+
+@pytest.mark.parametrize("bad", [float("nan"), 7.0, -1.0])
+def test_video_scores_that_are_no_probabilities_are_an_error(tmp_path: Path, video: Path, bad: float) -> None:
+    described = tiny.manifest(
+        streams=[tiny.stream(outputs={"features": "features"})],
+        output_kind="candidates",
+        windowing={"mode": "whole"},
+        detector={"graph": "detector.onnx"},
+        classifier={"graph": "classifier.onnx"},
+        postprocessing={"use": {"fusion": {"rule": "sqrt", "classes": 1}}},
+    )
+    files = {
+        "features.rgb.onnx": graphs.brightness_features(),
+        "detector.onnx": graphs.point_candidates(),
+        "classifier.onnx": graphs.constant_video_scores([bad, 0.5]),
+    }
+    bundles.write(tmp_path / "b", described, files)
+    with pytest.raises(InferenceFailed, match="the classifier gave 2 video scores"):
+        run(tmp_path / "b", video)
+
+
+def test_fusion_without_a_classifier_is_refused_before_the_work(tmp_path: Path) -> None:
+    rules = {"nms": {"kind": "hard"}, "fusion": {"rule": "product"}}
+    tiny.candidates(tmp_path / "b", postprocessing={"use": rules})
+    with pytest.raises(InvalidOptions, match="video-level class scores, and its bundle has no classifier"):
+        run(tmp_path / "b", tmp_path / "never-looked-at.mp4")
+
+
+def test_streams_of_different_clip_lengths_see_the_same_moment(tmp_path: Path, video: Path) -> None:
+    short = tiny.stream(name="moment", graph="moment.onnx", fusion_weight=1000.0)
+    long = tiny.stream(name="passage", graph="passage.onnx", clip_frames=16)
+    described = tiny.manifest(
+        streams=[short, long], grid={"fps": "native", "stride_frames": 1, "offset_frames": 8, "tail": "pad"}
+    )
+    described["postprocessing"] = {"use": {"grouping": {**tiny.GROUPING, "support": "mean"}}}
+    scores = graphs.brightness_scores()
+    bundles.write(tmp_path / "b", described, {"moment.onnx": scores, "passage.onnx": scores})
+    assert found(run(tmp_path / "b", video)) == close_to(FLASHES, 0.13)
+
+
+def test_a_point_stands_for_its_surroundings_to_the_very_ends(tmp_path: Path) -> None:
+    bright = videos.write(tmp_path / "v.mp4", videos.flashes((0, 99)), duration_s=3)
+    grid = {"fps": "native", "stride_frames": 16, "offset_frames": 8}
+    tiny.activations(tmp_path / "b", streams=[tiny.stream(outputs={"features": "features"}, clip_frames=16)], grid=grid)
+    assert found(run(tmp_path / "b", bright)) == close_to(((0.0, 3.0),), 1e-3)
+
+
+def test_a_detector_with_a_fixed_batch_sees_every_window_once(tmp_path: Path, video: Path) -> None:
+    windowing = {"mode": "sliding", "length": 16, "hop": 16, "tail": "pad"}
+    described = tiny.manifest(
+        streams=[tiny.stream(outputs={"features": "features"}, clip_frames=2)],
+        grid={"fps": "native", "stride_frames": 2, "offset_frames": 0},
+        output_kind="candidates",
+        windowing=windowing,
+        detector={"graph": "detector.onnx"},
+        postprocessing={"use": {"min_candidate_score": 0.5}},
+    )
+    starts = {}
+    for batch in (None, 3):
+        files = {
+            "features.rgb.onnx": graphs.brightness_features(),
+            "detector.onnx": graphs.point_candidates(batch=batch, length=16),
+        }
+        bundles.write(tmp_path / str(batch), described, files)
+        starts[batch] = [(s.start_s, s.score) for s in run(tmp_path / str(batch), video).segments]
+    assert starts[None] == starts[3]
+    # 75 bright frames in pairs, of which one is only half bright.
+    assert len(starts[3]) == 37
+
+
+def test_a_graph_whose_scores_have_another_shape_is_an_error_of_inference(tmp_path: Path, video: Path) -> None:
+    described = tiny.manifest()
+    bundles.write(tmp_path / "b", described, {"features.rgb.onnx": graphs.scores_of_shape([1, 2])})
+    with pytest.raises(InferenceFailed, match=r"gave scores \(1, 2\) for 32 clips and 2 labels"):
+        run(tmp_path / "b", video)
