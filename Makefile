@@ -45,7 +45,7 @@ system-packages:
 
 # Full counts; the suite runs about a tenth of them.
 fuzz: setup
-	$(BIN)/python -m tests.fuzz.fuzz_video --count 500 --seed 0
+	$(BIN)/python -m tests.fuzz.fuzz_video --count 500 --seed 0 --output benchmarks/results/fuzz_video.md
 
 soak: setup
 	$(BIN)/python -m tests.soak.memory --fps 30 --output benchmarks/results/memory.md

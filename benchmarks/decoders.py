@@ -124,7 +124,7 @@ def main() -> None:
         [
             "# Decoders: PyAV and decord side by side",
             "",
-            f"`python benchmarks/decoders.py --rounds {options.rounds}`",
+            f"`python -m benchmarks.decoders --rounds {options.rounds}`",
             "",
             "Frames of the video per second through `video.decode`, the start of its process included; medians.",
             "",

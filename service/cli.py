@@ -106,6 +106,9 @@ def detect(
             except TalError as error:
                 failed += 1
                 _complain(f"{path}: {error} [{error.code}]")
+            except Exception as error:  # noqa: BLE001  (a defect of ours must not cost the videos after this one)
+                failed += 1
+                _complain(f"{path}: {type(error).__name__}: {error} [{TalError.code}]; a defect, please report it")
     if failed:
         _complain(f"{len(files) - failed} of {len(files)} videos done, {failed} failed")
         raise typer.Exit(SOME_FAILED)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.manifest import Detector, Postprocessing, Windowing
+from models.manifest import Detector, Postprocessing
 from service.errors import InferenceFailed
 from service.pipeline import features, segments, windows
 from service.pipeline.features import FeatureSequence
@@ -128,7 +128,9 @@ def _scores_as_curves(sequence: FeatureSequence) -> Curves:
 
 
 def _layout(sequence: FeatureSequence, model: LoadedModel) -> tuple[WindowPlan, SnippetGrid]:
-    windowing: Windowing = _there(cast("Any", model.manifest.windowing))
+    windowing = model.manifest.windowing
+    if windowing is None:
+        raise InferenceFailed("the bundle has a detector but no windowing")
     batch_windows = _there(model.detector).fixed_batch or 1
     layout = windows.pad_plan(windows.plan(sequence.num_snippets, windowing), batch_windows)
     grid = windows.window_grid(sequence.grid, sequence.num_snippets, sequence.clip_span_frames, windowing)

@@ -1,6 +1,6 @@
 """Seed videos in; a table of what decoding made of their mutants out. Exit status 1 if any hung, crashed or leaked.
 
-    python tests/fuzz/fuzz_video.py --count 500 --seed 0
+    python -m tests.fuzz.fuzz_video --count 500 --seed 0
 
 A mutant may give frames (with a warning or, where the damage cannot be seen, without one) or a typed error of the
 video's. What it must not do: kill the decoder process through a fault of our own, take longer than its time, or leave a
@@ -170,7 +170,7 @@ def main() -> int:
         [
             "# Mutated videos",
             "",
-            f"`python tests/fuzz/fuzz_video.py --count {options.count} --seed {options.seed}`",
+            f"`python -m tests.fuzz.fuzz_video --count {options.count} --seed {options.seed}`",
             "",
             "Bit flips, truncations, zeroed ranges, doubled blocks and altered headers. PyAV and decord take turns.",
             "",

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from service import settings
+from service import cli, settings
 from service.errors import InvalidOptions
+from service.pipeline.video import DecodeLimits
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -28,3 +29,21 @@ def test_a_bad_value_is_told_with_its_variable_and_what_is_accepted(monkeypatch:
 
 def test_every_setting_is_documented_as_it_is() -> None:
     assert settings.describe() in (DOCS / "settings.md").read_text(), "run `make schema`"
+
+
+def test_settings_and_the_decoder_agree_on_what_is_usual() -> None:
+    limits, usual = cli.decoding(settings.Settings()).limits, DecodeLimits()
+    assert limits == usual
+
+
+def test_an_empty_variable_is_an_unset_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TAL_DEFAULT_MODEL", "")
+    monkeypatch.setenv("TAL_HOME", "")
+    found = settings.read()
+    assert found.default_model is None
+    assert found.home.is_absolute()
+
+
+def test_a_tilde_in_the_home_is_the_user_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TAL_HOME", "~/models-of-mine")
+    assert settings.read().home == Path.home() / "models-of-mine"

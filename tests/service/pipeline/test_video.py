@@ -576,7 +576,7 @@ def test_a_crop_takes_the_centre(sample: Callable[[str], Path]) -> None:
 
 
 def test_a_crop_larger_than_the_picture_is_refused(sample: Callable[[str], Path]) -> None:
-    with pytest.raises(errors.InvalidOptions, match="224x224 px, but the picture is 96x64 px"):
+    with pytest.raises(errors.VideoTooSmall, match="224x224 px, but the picture is 96x64 px"):
         decode(sample("60fps.mp4"), [FrameView(crop_px=(224, 224))])
 
 
