@@ -127,7 +127,12 @@ class StreamExtractor:
     def _score_rows(self, raw: Array, count: int) -> Array:
         """One row per clip and one column per label, whatever axes of length 1 the graph adds."""
         given, classes = self._loaded.fixed_batch or count, self._loaded.num_classes
-        if not raw.ndim or raw.shape[0] != given or raw.size != given * classes or max(raw.shape[1:]) != classes:
+        if (
+            not raw.ndim
+            or raw.shape[0] != given
+            or raw.size != given * classes
+            or max(raw.shape[1:], default=0) != classes
+        ):
             raise InferenceFailed(
                 f"stream {self.stream.name!r} gave scores {raw.shape} for {given} clips and {classes} labels; "
                 f"({given}, {classes}) is needed"

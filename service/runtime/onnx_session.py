@@ -81,7 +81,7 @@ class OnnxSession:
             raise InferenceFailed(f"{self.name}: failed on {shapes}: {_first_line(error)}") from error
 
     def _run_bound(self, feeds: Mapping[str, Tensor], keep: Collection[str], names: list[str]) -> dict[str, Tensor]:
-        device = "cuda" if self.provider == CUDA else "cpu"
+        home = ("cuda", self._options.gpu_index) if self.provider == CUDA else ("cpu", 0)
         binding = self._session.io_binding()
         for name, tensor in feeds.items():
             if isinstance(tensor, OrtTensor):
@@ -89,7 +89,7 @@ class OnnxSession:
             else:
                 binding.bind_cpu_input(name, np.ascontiguousarray(tensor))
         for name in names:
-            binding.bind_output(name, device if name in keep else "cpu", self._options.gpu_index)
+            binding.bind_output(name, *(home if name in keep else ("cpu", 0)))
         self._session.run_with_iobinding(binding)
         values = binding.get_outputs()
         return {
