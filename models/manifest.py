@@ -123,6 +123,7 @@ class Stream(Part):
     crop_px: Size | None = None
     input: InputFormat = InputFormat()
     outputs: StreamOutputs
+    first_frame: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
     flow: Flow | None = None
     state: State | None = None
     fusion_weight: Positive = 1.0
@@ -366,7 +367,7 @@ class Manifest(Part):
     provenance: str
     labels: Annotated[tuple[Label, ...], Field(min_length=1)]
     label_groups: tuple[LabelGroup, ...] = ()
-    streams: Annotated[tuple[Stream, ...], Field(min_length=1)]
+    streams: Annotated[tuple[Stream, ...], Field(min_length=1, max_length=16)]
     grid: Grid
     windowing: Windowing | None = None
     output_kind: Literal["candidates", "activations"]
@@ -433,6 +434,17 @@ class Manifest(Part):
                 raise ValueError(
                     f"stream {stream.name!r} carries its state through the video, so its clips must follow each other: "
                     f"clip_frames x frame_step is {advance}, stride_frames is {self.grid.stride_frames}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _clips_stay_within_the_longest(self) -> Manifest:
+        reach = max(stream.span_frames for stream in self.streams)
+        for stream in self.streams:
+            if stream.first_frame is not None and stream.first_frame + stream.span_frames > reach:
+                raise ValueError(
+                    f"stream {stream.name!r} begins at frame {stream.first_frame} of a snippet and spans "
+                    f"{stream.span_frames}; the longest clip of the bundle has {reach}"
                 )
         return self
 

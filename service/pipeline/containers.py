@@ -33,6 +33,7 @@ _FORMATS = (
 _ARBITRARY_START = {"mpegts", "mpeg"}
 _SHORT_NAMES = {"mov,mp4,m4a,3gp,3g2,mj2": "mp4", "matroska,webm": "matroska"}
 _SCAN_PACKETS = 512
+_LONGEST_UNANNOUNCED_S = 10.0
 _SIGNATURES = (
     (4, (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"moof", b"styp")),
     (0, (b"\x1aE\xdf\xa3", b"FLV\x01", b"OggS", b"DKIF", b"0&\xb2u\x8ef\xcf\x11", b".RMF", b"\x06\x0e+4")),
@@ -54,6 +55,7 @@ class VideoHeader:
     stored_px: SizePx
     orientation: Orientation
     pixel_format: str
+    is_interlaced: bool
     num_video_streams: int
     ends_within_packet: bool
     warnings: tuple[str, ...] = ()
@@ -62,8 +64,13 @@ class VideoHeader:
         return (ticks - self.origin_ticks) * self.time_base.numerator / self.time_base.denominator
 
     def cut_to_end(self, time_s: float, duration_s: float) -> float:
-        """FFmpeg gives durations in decoding order: with B-frames the last picture may carry another one's."""
-        left_s = (self.announced_end_s or 0.0) - time_s
+        """FFmpeg gives durations in decoding order: with B-frames the last picture may carry another one's.
+
+        Where nothing announces the end, a damaged or lying file could make its last picture stand for years.
+        """
+        if self.announced_end_s is None:
+            return min(duration_s, max(_LONGEST_UNANNOUNCED_S, 10 * self.frame_s))
+        left_s = self.announced_end_s - time_s
         return min(duration_s, left_s) if left_s > 0 else duration_s
 
     @property
@@ -108,18 +115,18 @@ def read_header(path: Path) -> VideoHeader:
         stream = best_video_stream(container)
         if stream.codec_context.width < 1 or stream.codec_context.height < 1:
             raise CorruptVideo(f"{path.name} gives no picture size: nothing in its video stream can be decoded")
-        ticks, matrix = _scan(container, stream)
-        return _describe(container, stream, ticks, matrix)
+        ticks, first = _scan(container, stream)
+        return _describe(container, stream, ticks, first)
 
 
 def _describe(
-    container: InputContainer, stream: VideoStream, ticks: list[int], matrix: tuple[float, ...]
+    container: InputContainer, stream: VideoStream, ticks: list[int], first: av.VideoFrame | None
 ) -> VideoHeader:
     time_base = stream.time_base or Fraction(1, 1000)
     rebased = container.format.name in _ARBITRARY_START and container.start_time is not None
     origin = round(Fraction(container.start_time or 0, av.time_base) / time_base) if rebased else 0
     start = ticks[0] if ticks else (stream.start_time or origin)
-    orientation, rotation_deg, turned = _orientation(matrix)
+    orientation, rotation_deg, turned = _orientation(_display_matrix(first) if first is not None else ())
     stored = (stream.codec_context.width, stream.codec_context.height)
     width, height = orientation.size(_square_pixels(stored, stream.sample_aspect_ratio))
     irregular = _is_irregular(ticks, time_base)
@@ -149,6 +156,7 @@ def _describe(
         stored_px=stored,
         orientation=orientation,
         pixel_format=stream.codec_context.pix_fmt or "",
+        is_interlaced=first is not None and bool(first.interlaced_frame),
         num_video_streams=sum(not s.disposition & Disposition.attached_pic for s in container.streams.video),
         ends_within_packet=container.format.name == "mpegts" and _ends_within_packet(Path(container.name[5:])),
         warnings=turned,
@@ -165,8 +173,8 @@ def _is_irregular(ticks: list[int], time_base: Fraction) -> bool:
     return bool(steps_s) and spread_is_irregular(min(steps_s), max(steps_s), time_base)
 
 
-def _scan(container: InputContainer, stream: VideoStream) -> tuple[list[int], tuple[float, ...]]:
-    """Presentation ticks of the first packets, in order, and the first frame's display matrix."""
+def _scan(container: InputContainer, stream: VideoStream) -> tuple[list[int], av.VideoFrame | None]:
+    """Presentation ticks of the first packets, in order, and the first frame that can be decoded."""
     packets = list(islice(_readable(container, stream), _SCAN_PACKETS))
     ticks = sorted(p.pts for p in packets if p.pts is not None and not p.is_discard)
     if len(packets) == _SCAN_PACKETS:
@@ -179,8 +187,8 @@ def _scan(container: InputContainer, stream: VideoStream) -> tuple[list[int], tu
         except av.FFmpegError:
             break
         if frames:
-            return ticks, _display_matrix(frames[0])
-    return ticks, ()
+            return ticks, frames[0]
+    return ticks, None
 
 
 def _readable(container: InputContainer, stream: VideoStream) -> Iterator[Packet[VideoStream]]:

@@ -55,8 +55,9 @@ class Parent:
 
     def request(self) -> DecodeRequest:
         line = b""
+        # Nothing but the request is sent before its answer, so a read never takes a slot's byte with it.
         while not line.endswith(b"\n"):
-            line += self._control.read(1) or os._exit(0)
+            line += self._control.read(65536) or os._exit(0)
         threading.Thread(target=self._watch, daemon=True).start()
         return DecodeRequest.from_json(line.decode())
 
@@ -157,7 +158,7 @@ def sample_frames(frames: Iterator[TimedFrame], fps: float | None, tick_s: float
             index += 1
             next_s = start_s + index / fps
         shown, end_s = frame, frame.time_s + frame.duration_s
-    while shown is not None and fps is not None and next_s + 1e-6 < end_s:
+    while shown is not None and fps is not None and (index == 0 or next_s + 1e-6 < end_s):
         yield next_s, shown
         index += 1
         next_s = start_s + index / fps
@@ -205,7 +206,7 @@ def _watch_frames(
 ) -> Iterator[TimedFrame]:
     for frame in frames:
         count.add(frame)
-        if count.last_s - count.first_s > limits.max_duration_s:
+        if count.end_s - count.first_s > limits.max_duration_s:
             raise VideoTooLong(f"the video goes on after {limits.max_duration_s:.0f} s, the longest that is accepted")
         parent.send_progress(frame.time_s)
         yield frame

@@ -9,12 +9,12 @@ import signal
 import struct
 import subprocess
 import sys
+import threading
 import time
 import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -117,12 +117,17 @@ class DecodeProcess:
     def free_slot(self) -> None:
         self._write(b"\x01")
 
+    def kill(self) -> None:
+        self._process.kill()
+
     def close(self) -> None:
         self._end()
 
     def _write(self, data: bytes) -> None:
+        rest = memoryview(data)
         try:
-            os.write(self._control_fd, data)
+            while rest:
+                rest = rest[os.write(self._control_fd, rest) :]
         except BrokenPipeError:
             return  # it died; receive() finds out how
 
@@ -155,30 +160,53 @@ class DecodeProcess:
 
 
 def _start(command: Sequence[str]) -> tuple[subprocess.Popen[bytes], int, int, int]:
-    control_read, control_write = os.pipe()
-    message_read, message_write = os.pipe()
-    memory = create_memory()
-    theirs = (control_read, message_write, memory)
-    arguments = [*command, str(os.getpid()), *map(str, theirs)]
+    ours: list[int] = []
+    theirs: list[int] = []
     try:
-        process = _spawner(os.getpid()).submit(_spawn, arguments, theirs).result()
-    except BaseException:
-        for fd in (control_write, message_read, memory):
+        control_read, control_write = os.pipe()
+        theirs.append(control_read)
+        ours.append(control_write)
+        message_read, message_write = os.pipe()
+        theirs.append(message_write)
+        ours.append(message_read)
+        memory = create_memory()
+        ours.append(memory)
+        passed = (control_read, message_write, memory)
+        arguments = [*command, str(os.getpid()), *map(str, passed)]
+        process = _spawner().submit(_spawn, arguments, passed).result()
+    except BaseException as error:
+        for fd in ours:
             os.close(fd)
+        if isinstance(error, OSError):
+            raise errors.DecoderCrashed(f"no decoder process could be started: {error.strerror}") from error
         raise
     finally:
-        os.close(control_read)
-        os.close(message_write)
+        for fd in theirs:
+            os.close(fd)
     return process, control_write, message_read, memory
 
 
-@cache
-def _spawner(_pid: int) -> ThreadPoolExecutor:
+_spawners: dict[int, ThreadPoolExecutor] = {}
+_spawners_lock = threading.Lock()
+
+
+def _spawner() -> ThreadPoolExecutor:
     """Linux ends the child with the thread that started it, so one thread that lives as long as this process does it.
 
     One per process: a fork does not inherit threads.
     """
-    return ThreadPoolExecutor(max_workers=1, thread_name_prefix="decode-spawner")
+    with _spawners_lock:
+        if os.getpid() not in _spawners:
+            _spawners[os.getpid()] = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decode-spawner")
+        return _spawners[os.getpid()]
+
+
+def _unlock_after_fork() -> None:
+    global _spawners_lock  # noqa: PLW0603  (the parent's other threads, one of which may hold it, are not here)
+    _spawners_lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_unlock_after_fork)
 
 
 def _spawn(arguments: Sequence[str], fds: Sequence[int]) -> subprocess.Popen[bytes]:

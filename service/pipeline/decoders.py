@@ -197,6 +197,7 @@ class DecordDecoder:
         except (RuntimeError, decord.DECORDError) as error:
             raise CorruptVideo(f"decord: {_CPP_PLACE.sub('', str(error)).strip().splitlines()[0]}") from error
         self._refuse_damage(len(pictures), complaint)
+        self._refuse_odd_times([start_s for start_s, _ in spans_s])
         for (start_s, end_s), picture in zip(spans_s, pictures, strict=True):
             time_s = self._header.time_s(self._header.start_ticks + self._ticks(start_s))
             duration_s = self._ticks(end_s - start_s) * float(self._header.time_base) or self._header.frame_s
@@ -208,6 +209,13 @@ class DecordDecoder:
             raise CorruptVideo(f"decord finds {num_frames} of {announced} frames")
         if complaint:  # decord passes on pictures that FFmpeg patched up; only FFmpeg's log tells
             raise CorruptVideo(f"decord's FFmpeg reports damage: {complaint}")
+
+    def _refuse_odd_times(self, starts_s: list[float]) -> None:
+        """In very short Matroska files decord gives out FFmpeg's mark for "no timestamp" as one."""
+        times = np.array([*starts_s, math.inf])
+        tick_s = float(self._header.time_base)
+        if not np.isfinite(times[:-1]).all() or abs(times[0]) > tick_s or (np.diff(times) <= 0).any():
+            raise CorruptVideo("decord: its timestamps do not begin at 0 and rise")
 
     def _ticks(self, seconds: float) -> int:
         """decord counts from the first frame and in single precision: back to whole ticks."""
@@ -224,6 +232,8 @@ def decord_refusal(path: Path, header: VideoHeader) -> str | None:
         f"codec {info.codec}": info.codec in _DECORD_CODECS,
         f"pixel format {header.pixel_format}": header.pixel_format in _DECORD_PIXELS,
         "it is rotated": header.orientation == Orientation(),
+        "it is interlaced": not header.is_interlaced,
+        "its width or height is odd": not (header.stored_px[0] % 2 or header.stored_px[1] % 2),
         f"it holds {header.num_video_streams} video streams": header.num_video_streams == 1,
         "its number of frames is not known": frames > 0 and (info.num_frames > 0 or info.container != "mp4"),
         "its frames exceed decord's memory budget": frames * math.prod(header.stored_px) * 3 <= DECORD_BUDGET_BYTES,
@@ -231,7 +241,24 @@ def decord_refusal(path: Path, header: VideoHeader) -> str | None:
     refused = [reason for reason, passed in checks.items() if not passed]
     if not refused and info.container == "mp4" and not edit_lists_are_trivial(path):
         refused = ["its edit list changes the samples"]
+    if not refused and not _keeps_its_size(path, header):
+        refused = ["its picture changes size"]
     return refused[0] if refused else None
+
+
+def _keeps_its_size(path: Path, header: VideoHeader) -> bool:
+    """Whether every key frame has the size that the header announces; only those are decoded."""
+    try:
+        with open_container(path) as container:
+            stream = best_video_stream(container)
+            stream.codec_context.skip_frame = "NONKEY"
+            stream.codec_context.thread_type = "NONE"
+            frames = (frame for packet in packets_of(container, stream) for frame in packet.decode())
+            return all((frame.width, frame.height) == header.stored_px for frame in frames)
+    except MemoryError:
+        raise
+    except av.FFmpegError:
+        return False
 
 
 @contextmanager

@@ -42,7 +42,13 @@ def extract(
     if not times_s:
         raise ZeroFrames("the video gave no frame")
     rule = model.manifest.grid
-    grid = SnippetGrid(np.asarray(times_s), reader.summary.end_s, float(rule.stride_frames), rule.offset_frames)
+    grid = SnippetGrid(
+        np.asarray(times_s),
+        reader.summary.end_s,
+        float(rule.stride_frames),
+        rule.offset_frames,
+        None if rule.fps == "native" else 1 / rule.fps,
+    )
     return _join_streams(extractors, model, grid)
 
 

@@ -141,7 +141,9 @@ class StreamExtractor:
 
 
 def clip_rule(stream: Stream, stride_frames: int, reach_frames: int, tail: str) -> ClipRule:
-    return ClipRule(stream.clip_frames, stream.frame_step, stride_frames, reach_frames, tail == "pad")
+    return ClipRule(
+        stream.clip_frames, stream.frame_step, stride_frames, reach_frames, tail == "pad", stream.first_frame
+    )
 
 
 def prepare(clips: Array, wanted: InputFormat) -> Array:

@@ -57,16 +57,19 @@ class FrameRing:
     def __init__(self, fd: int, layout: RingLayout) -> None:
         self.layout = layout
         self._memory = mmap.mmap(fd, layout.ring_bytes)
+        self._slots = [self._arrays(slot) for slot in range(layout.num_slots)]
 
     def write(self, slot: int, position: int, shown: Sequence[Pixels]) -> None:
-        for view, pixels in zip(self._arrays(slot), shown, strict=True):
+        for view, pixels in zip(self._slots[slot], shown, strict=True):
             view[position] = pixels
 
     def copy(self, slot: int, num_frames: int) -> tuple[Pixels, ...]:
         """Copied, since a consumer keeps frames for as long as it likes."""
-        return tuple(view[:num_frames].copy() for view in self._arrays(slot))
+        return tuple(view[:num_frames].copy() for view in self._slots[slot])
 
     def close(self) -> None:
+        """Unmaps: whoever still reads from another thread must have been kept out."""
+        self._slots = []
         self._memory.close()
 
     def _arrays(self, slot: int) -> list[Pixels]:

@@ -20,13 +20,15 @@ class SnippetGrid:
 
     Position g is frame `g * stride_frames + offset_frames` of the sampled frames; a frame's moment is its own
     presentation time, so variable frame rate and late starts need no further thought. Frame n, one past the last, is
-    the end of the video. Positions outside the video continue at its mean frame rate.
+    the end of the video, or one sampling interval after the last where frames were sampled every `sampling_s`.
+    Positions outside continue at the mean frame rate.
     """
 
     frame_times_s: Times
     end_s: float
     stride_frames: float
     offset_frames: float
+    sampling_s: float | None = None
 
     def __post_init__(self) -> None:
         if self.frame_times_s.ndim != 1 or not len(self.frame_times_s):
@@ -71,7 +73,8 @@ class SnippetGrid:
     @property
     def _edges_s(self) -> Times:
         """Every frame's time and the end; never falling, whatever a container claims."""
-        return np.maximum.accumulate(np.append(self.frame_times_s, self.end_s))
+        last_edge_s = self.end_s if self.sampling_s is None else self.frame_times_s[-1] + self.sampling_s
+        return np.maximum.accumulate(np.append(self.frame_times_s, last_edge_s))
 
     @property
     def _mean_frame_s(self) -> float:
@@ -84,7 +87,8 @@ class ClipRule:
     """How one stream cuts clips: `clip_frames` frames, `frame_step` apart, a new clip each `stride_frames`.
 
     `reach_frames` is the longest clip of all streams of the bundle. It decides how many snippets a video has, so that
-    every stream gives the same number; a shorter clip stands in its middle, so that all see the same moment.
+    every stream gives the same number; a shorter clip stands in its middle, so that all see the same moment, unless
+    `first_frame` says where in it.
     """
 
     clip_frames: int
@@ -92,6 +96,7 @@ class ClipRule:
     stride_frames: int
     reach_frames: int
     pad_tail: bool = False
+    first_frame: int | None = None
 
     @property
     def span_frames(self) -> int:
@@ -105,7 +110,8 @@ class ClipRule:
         return 1 + (ceil(beyond) if self.pad_tail else int(beyond))
 
     def frames_of(self, snippet: int) -> range:
-        start = snippet * self.stride_frames + (self.reach_frames - self.span_frames) // 2
+        centred = (self.reach_frames - self.span_frames) // 2
+        start = snippet * self.stride_frames + (centred if self.first_frame is None else self.first_frame)
         return range(start, start + self.span_frames, self.frame_step)
 
     @cached_property

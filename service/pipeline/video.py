@@ -6,6 +6,7 @@ request. Frames come back through anonymous shared memory, at the sizes that the
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -78,7 +79,8 @@ class VideoReader:
     """Iterates over batches; use it as a context manager, or close it: closing ends the decoder at once.
 
     `info` is there from the start, `summary` once the frames are through. A decord that fails, hangs or dies is
-    replaced by PyAV once, behind the frames that were delivered already.
+    replaced by PyAV once, behind the frames that were delivered already. One thread reads; any thread may close, and
+    the reading one then finds the video at its end.
     """
 
     def __init__(self, request: DecodeRequest, command: Sequence[str] = CHILD_COMMAND) -> None:
@@ -88,6 +90,7 @@ class VideoReader:
         self._num_delivered = 0
         self._summary: DecodeSummary | None = None
         self._closed = False
+        self._in_use = threading.RLock()
         self._process, self._ring, self.info, self._decoder = self._start(request)
 
     @property
@@ -102,9 +105,11 @@ class VideoReader:
     def __next__(self) -> FrameBatch:
         while not self._closed:
             try:
-                batch = self._next_batch()
+                with self._in_use:
+                    batch = None if self._closed else self._next_batch()
             except BaseException as error:  # noqa: BLE001  # an interrupt, too, ends the child
-                self._take_over(error)
+                if not self._closed:
+                    self._take_over(error)
                 continue
             if batch is not None:
                 self._num_delivered += len(batch.times_s)
@@ -121,9 +126,11 @@ class VideoReader:
 
     def close(self) -> None:
         self._closed = True
-        self._process.close()
-        if self._ring is not None:
-            self._ring.close()
+        self._process.kill()  # which also ends the wait of a thread that reads
+        with self._in_use:
+            self._process.close()
+            if self._ring is not None:
+                self._ring.close()
 
     def _start(self, request: DecodeRequest) -> tuple[DecodeProcess, FrameRing | None, VideoInfo, str]:
         process = DecodeProcess(request, self._command)

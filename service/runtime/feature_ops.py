@@ -81,17 +81,16 @@ class HostOps:
 class DeviceOps:
     """Features as tensors of ONNX Runtime: they leave the device only when somebody reads them."""
 
-    def __init__(self, options: OnnxOptions, *, bind: bool = False) -> None:
-        self._session = cache(lambda graph: OnnxSession(graph, options, name="feature join", bind=bind))
+    def __init__(self, options: OnnxOptions) -> None:
+        self._session = cache(lambda graph: OnnxSession(graph, options, name="feature join", bind=True))
 
     def join_rows(self, parts: Sequence[Tensor]) -> Tensor:
         while len(parts) > 1:
-            groups = [parts[at : at + PARTS_PER_JOIN] for at in range(0, len(parts), PARTS_PER_JOIN)]
-            parts = [self._join(device_graphs.concat_rows(len(group)), group) for group in groups]
+            parts = [self._join(device_graphs.concat_rows(len(group)), group) for group in _groups(parts)]
         return parts[0]
 
     def join_columns(self, parts: Sequence[Tensor]) -> Tensor:
-        return parts[0] if len(parts) == 1 else self._join(device_graphs.concat_columns(len(parts)), parts)
+        return self._join(device_graphs.concat_columns(len(parts)), parts)
 
     def gather(self, rows: Tensor, places: Gather) -> Tensor:
         feeds: dict[str, Tensor] = {
@@ -104,5 +103,17 @@ class DeviceOps:
         return self._session(device_graphs.gather_windows()).run(feeds, keep=["features"])["features"]
 
     def _join(self, graph: bytes, parts: Sequence[Tensor]) -> Tensor:
+        if len(parts) == 1:
+            return parts[0]
         feeds = {f"part_{index}": part for index, part in enumerate(parts)}
         return self._session(graph).run(feeds, keep=["rows"])["rows"]
+
+
+def _groups(parts: Sequence[Tensor]) -> list[Sequence[Tensor]]:
+    """Neighbours in groups of a power of two: every size of group is a graph and a session of its own."""
+    groups, at = [], 0
+    while at < len(parts):
+        size = min(PARTS_PER_JOIN, 1 << (len(parts) - at).bit_length() - 1)
+        groups.append(parts[at : at + size])
+        at += size
+    return groups

@@ -98,7 +98,9 @@ def _load_stream(stream: Stream, session: Session, manifest: Manifest) -> Loaded
         _check_state(tensor, _find(session.inputs, tensor.input, f"{where}: state input"), where)
         _find(session.outputs, tensor.output, f"{where}: state output")
     if stream.outputs.features is not None:
-        _find(session.outputs, stream.outputs.features, f"{where}: features output")
+        features = _find(session.outputs, stream.outputs.features, f"{where}: features output")
+        if features.dtype != "float":
+            raise InvalidBundle(f"{where}: features output {features.name!r} gives {features.dtype}; float32 is needed")
     if stream.outputs.scores is not None:
         scores = _find(session.outputs, stream.outputs.scores, f"{where}: scores output")
         _check_labels(scores, len(manifest.labels), f"{where}: scores output")
@@ -208,8 +210,8 @@ def _load_classifier(classifier: Classifier, session: Session, manifest: Manifes
 
 def _load_graph(session: Session, features: str, mask: str | None, where: str) -> LoadedGraph:
     spec = _find(session.inputs, features, f"{where}: input")
-    if len(spec.shape) != 3:
-        raise InvalidBundle(f"{where}: input {features!r} has shape {spec.shape}; features are (B, C, T)")
+    if len(spec.shape) != 3 or spec.dtype != "float":
+        raise InvalidBundle(f"{where}: input {features!r} is {spec.dtype} {spec.shape}; features are float32 (B, C, T)")
     if mask is not None:
         mask_spec = _find(session.inputs, mask, f"{where}: input")
         if mask_spec.dtype not in ("bool", "float"):

@@ -49,13 +49,12 @@ class OnnxSession:
     """One graph in ONNX Runtime. `bind` routes every run through IOBinding, which CUDA always uses."""
 
     def __init__(self, graph: bytes, options: OnnxOptions, *, name: str = "graph", bind: bool = False) -> None:
-        ort = _runtime()
-        provider = choose_provider(options.device)
+        provider = choose_provider(options.device, options.gpu_index)
         try:
-            self._session = ort.InferenceSession(
-                graph, _session_options(options), providers=_providers(provider, options)
-            )
+            self._session = _open(graph, options, _providers(provider, options))
         except Exception as error:
+            if provider == CUDA and _loads_on_cpu(graph, options):
+                raise DeviceUnavailable(f"{name}: CUDA fails: {_first_line(error)}; {_cuda_advice()}") from error
             raise InvalidBundle(f"{name}: ONNX Runtime cannot load it: {_first_line(error)}") from error
         active = self._session.get_providers()
         if provider not in active:
@@ -97,11 +96,11 @@ class OnnxSession:
         }
 
 
-def choose_provider(device: Device) -> str:
+def choose_provider(device: Device, gpu_index: int = 0) -> str:
     """`auto` takes CUDA where it works; `cuda` takes nothing else and says what is missing."""
     if device == "cpu":
         return CPU
-    if CUDA in available_providers() and (device == "cuda" or _cuda_works()):
+    if CUDA in available_providers() and (device == "cuda" or _cuda_works(gpu_index)):
         return CUDA
     if device == "cuda":
         raise DeviceUnavailable(
@@ -128,13 +127,25 @@ def _runtime() -> Any:
     return ort
 
 
-@cache
-def _cuda_works() -> bool:
-    """The CUDA wheel lists its provider on machines without a GPU too; only loading its libraries tells."""
-    ort = _runtime()
+def _open(graph: bytes, options: OnnxOptions, providers: list[Any]) -> Any:
+    # ONNX Runtime's own fallback to other providers announces itself on standard output.
+    return _runtime().InferenceSession(graph, _session_options(options), providers=providers, enable_fallback=0)
+
+
+def _loads_on_cpu(graph: bytes, options: OnnxOptions) -> bool:
     try:
-        ort.preload_dlls()
-        return CUDA in ort.InferenceSession(identity(), providers=[CUDA, CPU]).get_providers()
+        _open(graph, options, [CPU])
+    except Exception:  # noqa: BLE001  (whatever it is, the graph is at fault)
+        return False
+    return True
+
+
+@cache
+def _cuda_works(gpu_index: int) -> bool:
+    """The CUDA wheel lists its provider on machines without a GPU too; only loading its libraries tells."""
+    options = OnnxOptions(device="cuda", gpu_index=gpu_index)
+    try:
+        return CUDA in _open(identity(), options, _providers(CUDA, options)).get_providers()
     except Exception:  # noqa: BLE001  (whatever it is, CUDA does not work here)
         return False
 

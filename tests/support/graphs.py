@@ -44,12 +44,15 @@ def scores_of_shape(shape: list[int]) -> bytes:
     return _model(nodes, [_clips("NTHWC", "uint8", None)], [("scores", shape)], target=np.array(shape))
 
 
-def brightness_features(layout: str = "NTHWC", *, channels: int = 3) -> bytes:
+def brightness_features(layout: str = "NTHWC", *, channels: int = 3, half: bool = False) -> bytes:
     """Clips → features (N, channels): mean brightness in every channel, times 1, 2, 3 …"""
     nodes = _mean_brightness(layout, "uint8")
-    nodes.append(helper.make_node("Mul", ["bright", "gains"], ["features"]))
+    nodes.append(helper.make_node("Mul", ["bright", "gains"], ["wide" if half else "features"]))
+    if half:
+        nodes.append(helper.make_node("Cast", ["wide"], ["features"], to=TensorProto.FLOAT16))
     gains = np.arange(1, channels + 1, dtype=np.float32)[None]
-    return _model(nodes, [_clips(layout, "uint8", None)], [("features", ["N", channels])], gains=gains)
+    dtype = TensorProto.FLOAT16 if half else TensorProto.FLOAT
+    return _model(nodes, [_clips(layout, "uint8", None)], [("features", ["N", channels])], dtype, gains=gains)
 
 
 def flow_features() -> bytes:
@@ -186,8 +189,8 @@ def _detector_inputs(batch: int | None, length: int | None) -> list[onnx.ValueIn
     ]
 
 
-def _model(nodes, inputs, outputs, **constants: np.ndarray) -> bytes:
-    results = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in outputs]
+def _model(nodes, inputs, outputs, dtype=TensorProto.FLOAT, **constants: np.ndarray) -> bytes:
+    results = [helper.make_tensor_value_info(name, dtype, shape) for name, shape in outputs]
     initializers = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
     graph = helper.make_graph(nodes, "tiny", inputs, results, initializers)
     model = helper.make_model(graph, opset_imports=[OPSET], ir_version=10)

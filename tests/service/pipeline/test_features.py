@@ -159,3 +159,20 @@ def test_a_detector_for_other_windows_than_the_manifest_makes_is_refused(tmp_pat
     bundles.write(tmp_path / "b", described, files)
     with pytest.raises(InvalidBundle, match="takes windows of 8 steps, but windowing makes them 16 long"):
         loaded_model.load(tmp_path / "b", CPU)
+
+
+def test_features_in_half_precision_are_refused_when_loading(tmp_path: Path) -> None:
+    described = tiny.manifest(
+        streams=[tiny.stream(outputs={"features": "features"})],
+        output_kind="candidates",
+        windowing={"mode": "whole"},
+        detector={"graph": "detector.onnx"},
+        postprocessing={"use": {}},
+    )
+    files = {
+        "features.rgb.onnx": graphs.brightness_features(half=True),
+        "detector.onnx": graphs.point_candidates(),
+    }
+    bundles.write(tmp_path / "b", described, files)
+    with pytest.raises(InvalidBundle, match="gives float16; float32 is needed"):
+        loaded_model.load(tmp_path / "b", CPU)

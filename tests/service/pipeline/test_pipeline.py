@@ -11,7 +11,8 @@ from service.errors import InferenceFailed, InvalidOptions, VideoNotFound
 from service.localization import DetectOptions, Localization
 from service.pipeline.pipeline import localize
 from service.runtime import loaded_model
-from service.runtime.onnx_session import OnnxOptions
+from service.runtime.feature_ops import DeviceOps
+from service.runtime.onnx_session import OnnxOptions, OnnxSession
 from tests.support import bundles as tiny
 from tests.support import graphs, videos
 
@@ -285,3 +286,27 @@ def test_a_graph_whose_scores_have_another_shape_is_an_error_of_inference(tmp_pa
     bundles.write(tmp_path / "b", described, {"features.rgb.onnx": graphs.scores_of_shape([1, 2])})
     with pytest.raises(InferenceFailed, match=r"gave scores \(1, 2\) for 32 clips and 2 labels"):
         run(tmp_path / "b", video)
+
+
+@pytest.mark.parametrize("windowing", [*WINDOWINGS, {"mode": "resize", "length": 57}], ids=str)
+def test_features_that_stay_on_the_device_give_the_same_segments(tmp_path: Path, video: Path, windowing: dict) -> None:
+    bundle = tiny.candidates(tmp_path / "b", windowing=windowing)
+    bound = {name: OnnxSession(bundle.read_file(name), CPU, bind=True) for name in bundle.manifest.graphs}
+    on_device = loaded_model.join(bundle, bound, CPU)
+    assert isinstance(on_device.ops, DeviceOps)
+    assert localize(video, on_device).segments == run(tmp_path / "b", video).segments
+
+
+def test_a_clip_can_begin_where_the_bundle_says(tmp_path: Path, video: Path) -> None:
+    ends = {}
+    for first_frame in (0, 15):
+        short = tiny.stream(name="moment", graph="moment.onnx", fusion_weight=1000.0, first_frame=first_frame)
+        long = tiny.stream(name="passage", graph="passage.onnx", clip_frames=16)
+        grid = {"fps": "native", "stride_frames": 16, "offset_frames": 8, "tail": "pad"}
+        described = tiny.manifest(streams=[short, long], grid=grid)
+        scores = graphs.brightness_scores()
+        bundles.write(tmp_path / str(first_frame), described, {"moment.onnx": scores, "passage.onnx": scores})
+        ends[first_frame] = found(run(tmp_path / str(first_frame), video))
+    # Frame 48 (1.92 s) is dark and frame 63 bright: only the end of that clip sees the flash that begins at 2 s.
+    assert ends[0][0][0] == pytest.approx(64 / 25)
+    assert ends[15][0][0] == pytest.approx(48 / 25)

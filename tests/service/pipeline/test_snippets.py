@@ -32,6 +32,11 @@ def test_a_variable_rate_follows_presentation_times_not_index_over_rate() -> Non
     assert grid.to_seconds([3, 3.5, 5]) == pytest.approx([1.2, 1.7, 3.2])
 
 
+def test_sampled_frames_keep_their_interval_to_the_end() -> None:
+    grid = SnippetGrid(np.arange(4.0), 3.05, 1, 0, sampling_s=1.0)
+    assert grid.to_seconds([3, 3.5, 4, 5]) == pytest.approx([3, 3.5, 4, 5])
+
+
 def test_a_late_start_is_kept() -> None:
     assert steady(24, 25.0, start_s=1.075).to_seconds(0) == pytest.approx(1.075)
 

@@ -283,3 +283,36 @@ def test_nothing_is_printed_about_a_broken_file(tmp_path: Path, capfd: pytest.Ca
 
 def test_the_child_is_the_same_interpreter_without_the_working_folder() -> None:
     assert CHILD_COMMAND[:2] == (sys.executable, "-P")
+
+
+@pytest.mark.parametrize("delay_s", [0.0, 0.02, 0.1])
+def test_any_thread_may_close_while_another_reads(video: Path, delay_s: float) -> None:
+    for _ in range(5):
+        reader = decode(video, [FrameView("exact", (1280, 720))])
+        counted: list[int] = []
+        reading = threading.Thread(target=lambda: counted.extend(len(b.times_s) for b in reader), daemon=True)  # noqa: B023
+        reading.start()
+        time.sleep(delay_s)
+        reader.close()
+        reading.join(10)
+        assert not reading.is_alive()
+
+
+def test_first_readers_in_many_threads_share_one_starter() -> None:
+    script = f"""
+import sys, threading
+sys.path.insert(0, {ROOT!r})
+sys.setswitchinterval(1e-6)
+from service.pipeline import decode_process
+for _ in range(300):
+    decode_process._spawners.clear()
+    found = []
+    gate = threading.Barrier(4)
+    def use():
+        gate.wait()
+        found.append(decode_process._spawner())
+    threads = [threading.Thread(target=use) for _ in range(4)]
+    [t.start() for t in threads]; [t.join() for t in threads]
+    assert len(set(map(id, found))) == 1
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)

@@ -15,7 +15,7 @@ from service.runtime.session import Tensor, to_numpy
 from tests.support import graphs
 
 CPU = OnnxOptions(device="cpu", threads=1)
-BOUND = DeviceOps(CPU, bind=True)
+BOUND = DeviceOps(CPU)
 RANDOM = np.random.default_rng(0)
 
 
@@ -31,7 +31,7 @@ def test_hand_made_graphs_are_sound_onnx(graph: bytes) -> None:
     onnx.checker.check_model(onnx.load_from_string(device_graphs.identity()), full_check=True)
 
 
-@pytest.mark.parametrize("count", [1, 2, PARTS_PER_JOIN, 3 * PARTS_PER_JOIN + 1])
+@pytest.mark.parametrize("count", [1, 2, 3, PARTS_PER_JOIN - 1, PARTS_PER_JOIN, 3 * PARTS_PER_JOIN + 7])
 def test_rows_join_in_order(ops: FeatureOps, count: int) -> None:
     parts = [RANDOM.normal(size=(1 + index % 3, 4)).astype(np.float32) for index in range(count)]
     assert np.array_equal(to_numpy(ops.join_rows(parts)), np.concatenate(parts))
