@@ -152,7 +152,7 @@ def _describe(
         origin_ticks=origin,
         start_ticks=start,
         frame_s=1 / fps if fps > 0 else 0.04,
-        announced_end_s=end_s if exact else None,
+        announced_end_s=end_s if exact and end_s > 0 else None,
         stored_px=stored,
         orientation=orientation,
         pixel_format=stream.codec_context.pix_fmt or "",

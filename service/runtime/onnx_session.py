@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -60,7 +62,7 @@ class OnnxSession:
         if provider not in active:
             raise DeviceUnavailable(
                 f"{name}: device 'cuda' was asked for, but ONNX Runtime runs it on {', '.join(active)}; "
-                f"{_cuda_advice()}"
+                f"{_preload_cuda() or 'its CUDA provider does not start'}; {_cuda_advice()}"
             )
         self.name, self.provider, self._options = name, provider, options
         self.inputs = tuple(_spec(node) for node in self._session.get_inputs())
@@ -179,8 +181,18 @@ def _providers(provider: str, options: OnnxOptions) -> list[Any]:
     cuda: dict[str, Any] = {"device_id": options.gpu_index, "arena_extend_strategy": "kSameAsRequested"}
     if options.gpu_memory_bytes:
         cuda["gpu_mem_limit"] = options.gpu_memory_bytes
-    _runtime().preload_dlls()
+    _preload_cuda()
     return [(CUDA, cuda), CPU]
+
+
+@cache
+def _preload_cuda() -> str:
+    """Loads the CUDA libraries that pip installs; what ONNX Runtime prints about missing ones is returned instead."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        _runtime().preload_dlls()
+    lines = [line for line in printed.getvalue().splitlines() if line.startswith("Failed")]
+    return "; ".join(line.partition(": ")[2] or line for line in lines)
 
 
 def _spec(node: Any) -> TensorSpec:

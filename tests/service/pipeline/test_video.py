@@ -669,3 +669,68 @@ def test_a_video_is_found_and_decoded_whatever_the_working_folder(
     assert probe(path.name).num_frames == 60
     monkeypatch.chdir(tmp_path)
     assert probe(os.path.relpath(path)).num_frames == 60
+
+
+OFF_THE_LIST = {
+    "interlaced.mp4": Sample(steady(20), codec_options={"x264-params": "interlaced=1"}),
+    "interlaced.mkv": Sample(steady(20), codec_options={"x264-params": "interlaced=1"}),
+    "odd_size.webm": Sample(steady(20), codec="libvpx", size_px=(65, 49)),
+    "one_frame.mkv": Sample(steady(1)),
+    "two_frames.mkv": Sample(steady(2)),
+    "three_frames.mkv": Sample(steady(3)),
+}
+
+
+@pytest.mark.parametrize("name", OFF_THE_LIST)
+def test_what_decord_reads_wrongly_is_read_by_pyav(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / name, OFF_THE_LIST[name])
+    found = {}
+    for decoder in ("pyav", "decord"):
+        with decode(path, [FrameView()], decoder=decoder) as reader:
+            batches = list(reader)
+        assert reader.summary.decoder == "pyav"
+        found[decoder] = (
+            np.concatenate([batch.pixels[0] for batch in batches]),
+            np.concatenate([batch.times_s for batch in batches]),
+        )
+    assert np.array_equal(found["pyav"][0], found["decord"][0])
+    assert found["pyav"][1].tolist() == found["decord"][1].tolist()
+
+
+def test_a_picture_that_changes_size_is_off_decord_s_list(tmp_path: Path) -> None:
+    path = tmp_path / "grows.webm"
+    with av.open(str(path), "w") as container:
+        small = Sample(steady(10), codec="libvpx", size_px=(64, 48))
+        stream = add_stream(container, small)
+        packets = [packet for i in range(10) for packet in stream.encode(picture(small, i, i / 25))]
+        packets += stream.encode(None)
+        large = av.CodecContext.create("libvpx", "w")
+        large.width, large.height, large.pix_fmt = 128, 96, "yuv420p"
+        large.time_base = Fraction(1, 90_000)
+        grown = Sample(steady(20), codec="libvpx", size_px=(128, 96))
+        packets += [packet for i in range(10, 20) for packet in large.encode(picture(grown, i, i / 25))]
+        packets += large.encode(None)
+        for packet in packets:
+            packet.stream = stream
+            container.mux(packet)
+    with decode(path, [FrameView()], decoder="decord") as reader:
+        sizes = {batch.pixels[0].shape[1:] for batch in reader}
+    assert reader.summary.decoder == "pyav"
+    assert sizes == {(48, 64, 3)}
+    assert any("changes" in warning for warning in reader.summary.warnings)
+
+
+def test_a_last_picture_that_claims_to_stand_for_days_does_not(tmp_path: Path) -> None:
+    path = tmp_path / "lies.mkv"
+    sample = Sample(steady(10), container_options={"live": "1"})
+    with av.open(str(path), "w", options=sample.container_options) as container:
+        stream = add_stream(container, sample)
+        packets = [p for i, t in enumerate(sample.times_s) for p in stream.encode(picture(sample, i, t))]
+        packets += stream.encode(None)
+        packets[-1].duration = round(1e6 / packets[-1].time_base)
+        for packet in packets:
+            container.mux(packet)
+    with decode(path, [FrameView()], fps=8.0) as reader:
+        count = sum(len(batch.times_s) for batch in reader)
+    assert count <= 100
+    assert reader.summary.end_s <= 15
