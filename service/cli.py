@@ -186,10 +186,10 @@ def import_model(
     out: Annotated[Path | None, typer.Option(help="The bundle's folder; default TAL_HOME/models/NAME.")] = None,
 ) -> None:
     """Makes a localizer of an ONNX action classifier: windows over the video, class activations, segments."""
-    from exporters import onnx_classifier  # noqa: PLC0415  (doors import exporters inside the command that needs them)
+    from exporters import onnx_classifier, side_files  # noqa: PLC0415  (doors import exporters inside the command that needs them)
 
     folder = out or settings.read().models_folder / name
-    known = onnx_classifier.read_labels(_read_text(labels))
+    known = side_files.read_labels(_read_text(labels))
     wanted = onnx_classifier.ClassifierImport(
         name=name,
         labels=known,
@@ -209,7 +209,7 @@ def import_model(
         scores=scores,
         activation=activation,
         threshold=threshold,
-        signature=onnx_classifier.read_signature(_read_text(signature)) if signature else None,
+        signature=side_files.read_signature(_read_text(signature)) if signature else None,
     )
     bundle = onnx_classifier.wrap(_read_bytes(graph), wanted, folder)
     stream = bundle.manifest.streams[0]

@@ -8,7 +8,8 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from models.manifest import Detector, Postprocessing
+from models.manifest import Detector
+from models.postprocessing import Postprocessing
 from service.errors import InferenceFailed
 from service.pipeline import features, segments, windows
 from service.pipeline.features import FeatureSequence

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from models.manifest import Manifest, Postprocessing
+from models.manifest import Manifest
+from models.postprocessing import Postprocessing
 from service.errors import InvalidOptions
 from service.localization import DetectOptions, Localization, VideoInfo
 from service.pipeline import detection, extraction, segments, video

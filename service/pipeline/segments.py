@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from models import geometry
 from models.geometry import Nms
-from models.manifest import ActivationGrouping, Fusion, Manifest, Postprocessing, Suppression
+from models.manifest import Manifest
+from models.postprocessing import ActivationGrouping, Fusion, Postprocessing, Suppression
 from service.errors import InvalidOptions
 from service.localization import DetectOptions, Segment
 from service.pipeline import activations as grouping

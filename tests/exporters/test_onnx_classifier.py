@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from exporters import onnx_classifier
+from exporters import onnx_classifier, side_files
 from exporters.onnx_classifier import ClassifierImport
 from models import bundle as bundles
 from models.bundle import Bundle
@@ -71,7 +71,7 @@ SIGNATURE = json.dumps(
 def test_a_streaming_classifier_needs_its_signature(tmp_path: Path) -> None:
     with pytest.raises(InvalidOptions, match=r"2 inputs .*signature"):
         wrap(tmp_path / "b", graphs.counting_stream(), size_px=None)
-    signature = onnx_classifier.read_signature(SIGNATURE)
+    signature = side_files.read_signature(SIGNATURE)
     stream = wrap(tmp_path / "b", graphs.counting_stream(), signature=signature, size_px=None).manifest.streams[0]
     assert stream.state is not None
     assert [tensor.input for tensor in stream.state.tensors] == ["memory_in"]
@@ -172,12 +172,12 @@ def test_an_imported_bundle_verifies(tmp_path: Path) -> None:
 
 
 def test_labels_are_lines_or_a_json_list() -> None:
-    assert onnx_classifier.read_labels("a\nb c\n\n") == ("a", "b c")
-    assert onnx_classifier.read_labels('["a", "b"]') == ("a", "b")
+    assert side_files.read_labels("a\nb c\n\n") == ("a", "b c")
+    assert side_files.read_labels('["a", "b"]') == ("a", "b")
     with pytest.raises(InvalidOptions, match="line 2 is empty"):
-        onnx_classifier.read_labels("a\n\nb\n")
+        side_files.read_labels("a\n\nb\n")
     with pytest.raises(InvalidOptions, match="list of strings"):
-        onnx_classifier.read_labels("[1, 2]")
+        side_files.read_labels("[1, 2]")
 
 
 @pytest.mark.parametrize(
@@ -195,10 +195,10 @@ def test_labels_are_lines_or_a_json_list() -> None:
 )
 def test_a_signature_that_pairs_nothing_is_refused(text: str) -> None:
     with pytest.raises(InvalidOptions, match="signature"):
-        onnx_classifier.read_signature(text)
+        side_files.read_signature(text)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1,"])
 def test_a_signature_that_is_no_json_is_refused(text: str) -> None:
     with pytest.raises(InvalidOptions, match="not JSON"):
-        onnx_classifier.read_signature(text)
+        side_files.read_signature(text)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from exporters import onnx_classifier
+from exporters import onnx_classifier, side_files
 from exporters.onnx_classifier import ClassifierImport
 from models.geometry import tiou
 from service.localization import Localization, Segment
@@ -30,12 +30,12 @@ def detect(tmp_path_factory: pytest.TempPathFactory) -> Detect:
     folder = tmp_path_factory.mktemp("movinet") / "bundle"
     wanted = ClassifierImport(
         name="movinet-a0",
-        labels=onnx_classifier.read_labels((source / "kinetics600_label_map.txt").read_text()),
+        labels=side_files.read_labels((source / "kinetics600_label_map.txt").read_text()),
         label_groups=((JUMPS, ("long jump", "triple jump")),),
         fps=8.0,
         window_s=2.0,
         step_s=0.5,
-        signature=onnx_classifier.read_signature((source / "movinet_signature.json").read_text()),
+        signature=side_files.read_signature((source / "movinet_signature.json").read_text()),
     )
     onnx_classifier.wrap((source / "movinet_a0_stream_k600_float.onnx").read_bytes(), wanted, folder)
     model = loaded_model.load(folder, OnnxOptions(device="cpu"))

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.manifest import ActivationGrouping, Fusion, Manifest, Postprocessing
+from models.manifest import Manifest
+from models.postprocessing import ActivationGrouping, Fusion, Postprocessing
 from service.errors import InvalidOptions
 from service.localization import DetectOptions
 from service.pipeline import segments
