@@ -21,7 +21,7 @@ from service import settings
 from service.errors import InvalidBundle, InvalidOptions, ModelNotFound, TalError
 from service.formats import Format
 from service.localization import DetectOptions
-from service.pipeline.pipeline import Decoding, Preset, localize
+from service.pipeline.pipeline import Decoding, Preset, check_request, localize
 from service.pipeline.video import DecodeLimits
 from service.runtime import loaded_model
 from service.runtime.onnx_session import OnnxOptions
@@ -93,6 +93,7 @@ def detect(
     config = settings.read()
     model = loaded_model.load(find_model(bundle, config), onnx_options(config, device))
     options = DetectOptions(min_score, top_k, _split_labels(labels, model.manifest.segment_labels))
+    check_request(model.manifest, options, preset)
     names = _names(files)
     failed = 0
     with Sink(format, output, names) as sink, _progress() as track:
@@ -101,7 +102,7 @@ def detect(
             try:
                 result = localize(path, model, options, decoding=decoding(config), preset=preset, on_progress=follow)
                 sink.add(replace(result, video_name=name))
-            except InvalidOptions:
+            except (InvalidOptions, BrokenPipeError):
                 raise
             except TalError as error:
                 failed += 1

@@ -10,6 +10,7 @@ import importlib.util
 import math
 import os
 import re
+import resource
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ DECORD_BUDGET_BYTES = 512 * 1024 * 1024  # decord may hold every frame of the cl
 _DECORD_CONTAINERS = {"mp4", "matroska"}
 _DECORD_CODECS = {"h264", "hevc", "vp8", "vp9"}
 _DECORD_PIXELS = {"yuv420p", "yuvj420p"}
+_ROOM_PICTURES = 4  # what a decoder and a conversion hold at once
 _CPP_PLACE = re.compile(r"\[[\d:]+\] \S+:\d+: ")
 
 
@@ -45,6 +47,16 @@ class TimedFrame:
     time_s: float
     duration_s: float
     to_rgb: Callable[[], Pixels]
+
+
+def _room_bytes() -> float:
+    """Address space that was left at the tightest moment; without end where there is no limit or no telling."""
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    try:
+        peak = re.search(r"VmPeak:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"))
+    except OSError:
+        peak = None
+    return math.inf if limit == resource.RLIM_INFINITY or peak is None else limit - 1024 * int(peak[1])
 
 
 class Decoder(Protocol):
@@ -79,6 +91,9 @@ class PyAvDecoder:
             self._conclude(end_s, num_frames, first_complaint())
 
     def _conclude(self, end_s: float, num_frames: int, complaint: str) -> None:
+        damaged = self._damage or self._skipped_frames or complaint
+        if damaged and _room_bytes() < _ROOM_PICTURES * 3 * math.prod(self._header.stored_px):
+            raise MemoryError  # FFmpeg marks a picture damaged, too, that it found no memory for
         if num_frames == 0 and (self._damage or self._skipped_frames):
             raise CorruptVideo(f"{self._path.name} holds no frame that can be decoded: {self._damage or 'all damaged'}")
         announced_s = self._header.announced_end_s

@@ -39,9 +39,7 @@ def localize(
     """Which actions happen in the video at `path`, from when to when; `on_progress(done_s, duration_s)` on the way."""
     stopwatch = Stopwatch()
     manifest = model.manifest
-    rules = choose_rules(manifest, preset)
-    segments.check_options(options, manifest.segment_labels)
-
+    rules = check_request(manifest, options, preset)
     views = extraction.frame_views(manifest)
     fps = None if manifest.grid.fps == "native" else manifest.grid.fps
     with stopwatch.stage("probe"):
@@ -63,7 +61,9 @@ def localize(
     )
 
 
-def choose_rules(manifest: Manifest, preset: Preset) -> Postprocessing:
+def check_request(manifest: Manifest, options: DetectOptions, preset: Preset) -> Postprocessing:
+    """Refuses what this model cannot do for any video; gives the rules of the preset."""
+    segments.check_options(options, manifest.segment_labels)
     rules = manifest.postprocessing.use if preset == "use" else manifest.postprocessing.evaluation
     if rules is None:
         raise InvalidOptions(f"model {manifest.name!r} has no preset {preset!r} for post-processing; it has 'use'")

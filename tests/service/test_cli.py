@@ -340,3 +340,30 @@ def test_a_setting_out_of_bounds_is_told_by_name(home: Path, variable: str, valu
 
 def test_the_version_is_told(home: Path) -> None:
     assert re.fullmatch(r"tal \d+\.\d+\.\d+\n", tal(home, "--version").stdout)
+
+
+def test_a_refused_request_leaves_an_earlier_answer_alone(home: Path, video: Path, tmp_path: Path) -> None:
+    (tmp_path / "out.json").write_text("earlier")
+    for misuse in (["--min-score", "7"], ["--preset", "evaluation"], ["--labels", "nothing"]):
+        done = tal(home, "detect", video, "-b", "brightness", "-f", "json", "-o", tmp_path / "out.json", *misuse)
+        assert done.returncode == 2
+    assert (tmp_path / "out.json").read_text() == "earlier"
+
+
+def test_a_reader_that_leaves_early_ends_the_command_quietly(home: Path, video: Path, tmp_path: Path) -> None:
+    twin = tmp_path / "twin.mp4"
+    twin.write_bytes(video.read_bytes())
+    script = "from service.cli import main; main()"
+    with subprocess.Popen(
+        [sys.executable, "-c", script, "detect", str(video), str(twin), "-b", "brightness", "-f", "jsonl"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(home),
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        complaints = process.stderr.read().decode()
+        process.wait(60)
+    assert "defect" not in complaints
+    assert "Traceback" not in complaints
