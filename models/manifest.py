@@ -272,6 +272,11 @@ class Manifest(Part):
         return (*(label for label in self.labels if label not in grouped), *(g.label for g in self.label_groups))
 
     @property
+    def reach_frames(self) -> int:
+        """Frames of a snippet: those of the longest clip of any stream."""
+        return max(stream.span_frames for stream in self.streams)
+
+    @property
     def presets(self) -> tuple[Postprocessing, ...]:
         both = (self.postprocessing.use, self.postprocessing.evaluation)
         return tuple(preset for preset in both if preset is not None)
@@ -320,23 +325,21 @@ class Manifest(Part):
 
     @model_validator(mode="after")
     def _clips_stay_within_the_longest(self) -> Manifest:
-        reach = max(stream.span_frames for stream in self.streams)
         for stream in self.streams:
-            if stream.first_frame is not None and stream.first_frame + stream.span_frames > reach:
+            if stream.first_frame is not None and stream.first_frame + stream.span_frames > self.reach_frames:
                 raise ValueError(
                     f"stream {stream.name!r} begins at frame {stream.first_frame} of a snippet and spans "
-                    f"{stream.span_frames}; the longest clip of the bundle has {reach}"
+                    f"{stream.span_frames}; the longest clip of the bundle has {self.reach_frames}"
                 )
         return self
 
     @model_validator(mode="after")
     def _clips_cover_the_video(self) -> Manifest:
-        reach = max(stream.span_frames for stream in self.streams)
         for preset in self.presets:
-            if preset.grouping and preset.grouping.support != "point" and self.grid.stride_frames > reach:
+            if preset.grouping and preset.grouping.support != "point" and self.grid.stride_frames > self.reach_frames:
                 raise ValueError(
                     f"support {preset.grouping.support!r} needs clips without gaps between them: stride_frames is "
-                    f"{self.grid.stride_frames}, a clip spans {reach} frames"
+                    f"{self.grid.stride_frames}, a clip spans {self.reach_frames} frames"
                 )
         return self
 

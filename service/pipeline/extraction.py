@@ -65,17 +65,13 @@ def _view(stream: Stream) -> FrameView:
 
 def _extractors(model: LoadedModel, stopwatch: Stopwatch) -> list[StreamExtractor]:
     grid = model.manifest.grid
-    reach_frames = _reach_frames(model)
+    reach_frames = model.manifest.reach_frames
     return [
         StreamExtractor(
             loaded, features.clip_rule(loaded.stream, grid.stride_frames, reach_frames, grid.tail), model.ops, stopwatch
         )
         for loaded in model.streams
     ]
-
-
-def _reach_frames(model: LoadedModel) -> int:
-    return max(stream.span_frames for stream in model.manifest.streams)
 
 
 def _timed(reader: VideoReader, stopwatch: Stopwatch) -> Iterator[FrameBatch]:
@@ -99,4 +95,4 @@ def _join_streams(extractors: list[StreamExtractor], model: LoadedModel, grid: S
         scores = features.fuse_streams([extractor.scores() for extractor in extractors], weights)
         if not np.isfinite(scores).all():
             raise InferenceFailed("a backbone gave class scores that are not finite numbers (NaN or infinity)")
-    return FeatureSequence(values, scores, grid, _reach_frames(model))
+    return FeatureSequence(values, scores, grid, model.manifest.reach_frames)

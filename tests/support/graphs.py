@@ -83,8 +83,10 @@ def counting_stream(size_px: int = 8) -> bytes:
     )
 
 
-def point_candidates(num_classes: int = 2, *, length: int | None = None, batch: int | None = None) -> bytes:
-    """Features (B, C, T), mask (B, T) → one candidate per step: [t, t + 1], scored with channel 0 where mask holds.
+def point_candidates(
+    num_classes: int = 2, *, length: int | None = None, batch: int | None = None, channel: int = 0
+) -> bytes:
+    """Features (B, C, T), mask (B, T) → one candidate per step: [t, t + 1], scored with `channel` where mask holds.
 
     Class 0 gets the channel's value, every further class half of the one before.
     """
@@ -101,7 +103,7 @@ def point_candidates(num_classes: int = 2, *, length: int | None = None, batch: 
         helper.make_node("Unsqueeze", ["batch", "first"], ["batch_dim"]),
         helper.make_node("Concat", ["batch_dim", "ones"], ["target"], axis=0),
         helper.make_node("Expand", ["pairs", "target"], ["spans"]),
-        helper.make_node("Gather", ["features", "zero"], ["channel"], axis=1),
+        helper.make_node("Gather", ["features", "which"], ["channel"], axis=1),
         helper.make_node("Cast", ["mask"], ["valid"], to=TensorProto.FLOAT),
         helper.make_node("Mul", ["channel", "valid"], ["value"]),
         helper.make_node("Unsqueeze", ["value", "minus_one"], ["value_column"]),
@@ -114,6 +116,7 @@ def point_candidates(num_classes: int = 2, *, length: int | None = None, batch: 
         zero=np.array(0),
         one=np.array(1),
         two=np.array(2),
+        which=np.array(channel),
         length=np.array(1, np.float32),
         last=np.array([1]),
         first=np.array([0]),

@@ -9,7 +9,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-Bright = Callable[[float], int]
+Bright = Callable[[float], int | np.ndarray]
 
 
 def flashes(*intervals_s: tuple[float, float]) -> Bright:
@@ -18,15 +18,15 @@ def flashes(*intervals_s: tuple[float, float]) -> Bright:
 
 
 def write(path: Path, bright: Bright, *, duration_s: float, fps: int = 25, size_px: tuple[int, int] = (64, 48)) -> Path:
-    """Frames of one grey level each, `bright(t)`, in whatever container the ending names."""
+    """Frames of one grey level each, `bright(t)`, or of a picture (H, W, 1), in whatever container the ending names."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4" if path.suffix in (".avi", ".mov") else "libx264", rate=fps)
         stream.width, stream.height = size_px
         stream.pix_fmt = "yuv420p"
         stream.time_base = Fraction(1, fps)
         for index in range(round(duration_s * fps)):
-            picture = np.full((size_px[1], size_px[0], 3), bright(index / fps), np.uint8)
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            picture = np.broadcast_to(np.asarray(bright(index / fps), np.uint8), (size_px[1], size_px[0], 3))
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
             frame.pts = index
             container.mux(stream.encode(frame))
         container.mux(stream.encode())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from models import bundle as bundles
@@ -91,30 +93,40 @@ def test_activations_of_a_detector_become_segments(tmp_path: Path, video: Path, 
     assert found(run(tmp_path / "b", video)) == close_to(FLASHES, 0.1)
 
 
-def test_a_classifier_names_what_a_detector_only_finds(tmp_path: Path, video: Path) -> None:
+def named_by_classifier(folder: Path, video_scores: list[float], num_classes: int, rules: dict) -> None:
     described = tiny.manifest(
         streams=[tiny.stream(outputs={"features": "features"})],
         output_kind="candidates",
         windowing={"mode": "whole"},
         detector={"graph": "detector.onnx"},
         classifier={"graph": "classifier.onnx"},
-        postprocessing={
-            "use": {"min_candidate_score": 0.5, "fusion": {"rule": "product", "classes": 1}, "top_k": 3},
-        },
+        postprocessing={"use": rules},
     )
     files = {
         "features.rgb.onnx": graphs.brightness_features(),
-        "detector.onnx": graphs.point_candidates(num_classes=1),
-        "classifier.onnx": graphs.constant_video_scores([0.2, 0.8]),
+        "detector.onnx": graphs.point_candidates(num_classes=num_classes),
+        "classifier.onnx": graphs.constant_video_scores(video_scores),
     }
-    bundles.write(tmp_path / "b", described, files)
+    bundles.write(folder, described, files)
+
+
+def test_a_classifier_names_what_a_detector_only_finds(tmp_path: Path, video: Path) -> None:
+    rules = {"min_candidate_score": 0.5, "fusion": {"rule": "product", "classes": 1}, "top_k": 3}
+    named_by_classifier(tmp_path / "b", [0.2, 0.8], 1, rules)
     result = run(tmp_path / "b", video)
     assert [s.label for s in result.segments] == ["dark"] * 3
     assert result.segments[0].score == pytest.approx(0.8 * 235 / 255, abs=0.02)
 
 
 def test_two_streams_share_one_pass_and_join_their_features(tmp_path: Path) -> None:
-    texture = videos.write(tmp_path / "v.mp4", videos.flashes((1, 2)), duration_s=3, size_px=(96, 64))
+    noise = np.random.default_rng(0).integers(0, 255, (64, 400), np.uint8)
+    texture = cv2.GaussianBlur(noise, (0, 0), 2)
+
+    def slides_between_1_and_2_s(time_s: float) -> np.ndarray:
+        left = 200 - 2 * round(25 * min(max(time_s - 1, 0), 1))
+        return texture[:, left : left + 96, None]
+
+    moving = videos.write(tmp_path / "v.mp4", slides_between_1_and_2_s, duration_s=3, size_px=(96, 64))
     flow = tiny.stream(
         name="flow",
         kind="flow",
@@ -137,12 +149,15 @@ def test_two_streams_share_one_pass_and_join_their_features(tmp_path: Path) -> N
     files = {
         "features.rgb.onnx": graphs.brightness_features(),
         "features.flow.onnx": graphs.flow_features(),
-        "detector.onnx": graphs.point_candidates(),
+        # Channels 0 to 2 are the colours of the first stream; 3 is the second one's mean displacement to the right.
+        "detector.onnx": graphs.point_candidates(channel=3),
     }
     bundles.write(tmp_path / "b", described, files)
-    result = run(tmp_path / "b", texture)
+    result = run(tmp_path / "b", moving)
     assert result.details["flow"] == "dis_fast"
-    assert min(s.start_s for s in result.segments) == pytest.approx(1.0, abs=0.09)
+    starts = sorted(s.start_s for s in result.segments)
+    assert len(starts) >= 10
+    assert (starts[0], starts[-1]) == pytest.approx((1.0, 2.0), abs=0.13)
 
 
 def test_a_video_shorter_than_a_clip_is_padded_and_answered(tmp_path: Path) -> None:
@@ -214,20 +229,7 @@ def test_label_groups_take_the_video_scores_of_their_members(tmp_path: Path, vid
 
 @pytest.mark.parametrize("bad", [float("nan"), 7.0, -1.0])
 def test_video_scores_that_are_no_probabilities_are_an_error(tmp_path: Path, video: Path, bad: float) -> None:
-    described = tiny.manifest(
-        streams=[tiny.stream(outputs={"features": "features"})],
-        output_kind="candidates",
-        windowing={"mode": "whole"},
-        detector={"graph": "detector.onnx"},
-        classifier={"graph": "classifier.onnx"},
-        postprocessing={"use": {"fusion": {"rule": "sqrt", "classes": 1}}},
-    )
-    files = {
-        "features.rgb.onnx": graphs.brightness_features(),
-        "detector.onnx": graphs.point_candidates(),
-        "classifier.onnx": graphs.constant_video_scores([bad, 0.5]),
-    }
-    bundles.write(tmp_path / "b", described, files)
+    named_by_classifier(tmp_path / "b", [bad, 0.5], 2, {"fusion": {"rule": "sqrt", "classes": 1}})
     with pytest.raises(InferenceFailed, match="the classifier gave 2 video scores"):
         run(tmp_path / "b", video)
 
