@@ -176,3 +176,14 @@ def test_features_in_half_precision_are_refused_when_loading(tmp_path: Path) -> 
     bundles.write(tmp_path / "b", described, files)
     with pytest.raises(InvalidBundle, match="gives float16; float32 is needed"):
         loaded_model.load(tmp_path / "b", CPU)
+
+
+@pytest.mark.parametrize("name", ["features.rgb.onnx", "notes.txt"])
+def test_loading_hashes_graphs_and_all_that_lies_beside_them(tmp_path: Path, name: str) -> None:
+    files = {"features.rgb.onnx": graphs.brightness_scores(), "notes.txt": b"trained on a Friday"}
+    bundles.write(tmp_path / "b", tiny.manifest(), files)
+    loaded_model.load(tmp_path / "b", CPU)
+    path = tmp_path / "b" / name
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    with pytest.raises(InvalidBundle, match="changed or damaged"):
+        loaded_model.load(tmp_path / "b", CPU)
