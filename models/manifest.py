@@ -186,10 +186,14 @@ class Resized(Part):
 
 
 class Whole(Part):
-    """One window as long as the video, padded; longer than `max_length`: overlapping windows of that length."""
+    """One window as long as the video, padded; longer than `max_length`: overlapping windows of that length.
+
+    At least `margin` empty steps follow the video in its one window.
+    """
 
     mode: Literal["whole"]
     multiple_of: Count = 1
+    margin: Annotated[int, Field(ge=0, le=1_000_000)] = 0
     max_length: Count | None = None
     overlap: Annotated[float, Field(ge=0, lt=1)] = 0.25
 
@@ -197,6 +201,8 @@ class Whole(Part):
     def _multiples(self) -> Whole:
         if self.max_length is not None and self.max_length % self.multiple_of:
             raise ValueError(f"max_length {self.max_length} is no multiple of multiple_of {self.multiple_of}")
+        if self.max_length is not None and self.margin >= self.max_length:
+            raise ValueError(f"margin {self.margin} leaves no room in a window of max_length {self.max_length}")
         return self
 
 

@@ -8,6 +8,10 @@ from pydantic import Field, model_validator
 
 from models.schema import Count, Fraction, NonNegative, Part, Positive
 
+CANDIDATE_RULES = {
+    *("min_candidate_score", "top_k_per_group", "top_k_per_window", "max_classes_per_candidate", "min_length_steps")
+}
+
 
 class Quirks(Part):
     """Deviations of published post-processings, for equality with their numbers (docs/bundle.md)."""
@@ -86,6 +90,7 @@ class Postprocessing(Part):
     top_k_per_group: Count | None = None
     top_k_per_window: Count | None = None
     max_classes_per_candidate: Count | None = None
+    min_length_steps: NonNegative = 0.0
     min_length_s: NonNegative = 0.0
     max_length_s: Positive | None = None
     nms: Suppression | None = None
@@ -104,8 +109,7 @@ class Postprocessing(Part):
             raise ValueError("voting moves what suppression over all classes kept: it needs nms and class_agnostic")
         if self.max_length_s is not None and self.max_length_s < self.min_length_s:
             raise ValueError(f"max_length_s {self.max_length_s} is less than min_length_s {self.min_length_s}")
-        candidate_rules = {"min_candidate_score", "top_k_per_group", "top_k_per_window", "max_classes_per_candidate"}
-        idle = sorted(candidate_rules & self.model_fields_set)
+        idle = sorted(CANDIDATE_RULES & self.model_fields_set)
         if self.grouping is not None and idle:
             raise ValueError(f"{', '.join(idle)}: rules for candidates have no meaning beside grouping")
         return self

@@ -85,7 +85,13 @@ def _classify(sequence: FeatureSequence, model: LoadedModel) -> Scores | None:
 def _candidates(sequence: FeatureSequence, model: LoadedModel, rules: Postprocessing) -> tuple[Detections, SnippetGrid]:
     spec = _there(model.manifest.detector)
     max_classes = 1 if rules.fusion.detector_score == "max_over_classes" else rules.max_classes_per_candidate
-    limits = CandidateLimits(rules.min_candidate_score, rules.top_k_per_group, rules.top_k_per_window, max_classes)
+    limits = CandidateLimits(
+        rules.min_candidate_score,
+        rules.top_k_per_group,
+        rules.top_k_per_window,
+        max_classes,
+        rules.min_length_steps,
+    )
     want = [name for name in (spec.spans, spec.scores, spec.groups) if name]
     layout, grid = _layout(sequence, model)
     found: list[Detections] = []

@@ -176,7 +176,7 @@ def _of_length(detections: Detections, grid: SnippetGrid, rules: Postprocessing)
     edges_s = geometry.clip(grid.to_seconds(detections.spans), grid.start_s, grid.end_s)
     lengths_s = edges_s[:, 1] - edges_s[:, 0]
     longest_s = np.inf if rules.max_length_s is None else rules.max_length_s
-    return detections.take((lengths_s > 0) & (lengths_s >= rules.min_length_s) & (lengths_s <= longest_s))
+    return detections.take((lengths_s >= rules.min_length_s) & (lengths_s <= longest_s))
 
 
 def _in_seconds(

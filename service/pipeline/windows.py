@@ -52,12 +52,13 @@ class WindowBatch:
 
 @dataclass(frozen=True)
 class CandidateLimits:
-    """Which raw candidates are worth suppressing at all."""
+    """Which raw candidates are worth suppressing at all; those of no more than `min_length_steps` leave last."""
 
     min_score: float = 0.0
     top_k_per_group: int | None = None
     top_k_per_window: int | None = None
     max_classes: int | None = None
+    min_length_steps: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -147,8 +148,11 @@ def place_on_grid(
         which, labels = _worth_keeping(np.asarray(scores[index], np.float64), groups, limits)
         kept = scores[index][which, labels].astype(np.float64)
         window = np.full(len(which), first_window + index, np.int64)
-        placed = spans[index][which].astype(np.float64) + start
-        found.append(Detections(placed, kept, labels, window, knows_class=scores.shape[2] > 1))
+        chosen = spans[index][which].astype(np.float64)
+        placed = Detections(chosen + start, kept, labels, window, knows_class=scores.shape[2] > 1)
+        if limits.min_length_steps:
+            placed = placed.take(chosen[:, 1] - chosen[:, 0] > limits.min_length_steps)
+        found.append(placed)
     return join(found)
 
 
@@ -198,8 +202,9 @@ def _starts(num_snippets: int, length: int, hop: int, tail: str) -> NDArray[np.i
 
 def _whole(num_snippets: int, windowing: Whole) -> WindowPlan:
     limit = windowing.max_length
-    if limit is None or num_snippets <= limit:
-        length = ceil(num_snippets / windowing.multiple_of) * windowing.multiple_of
+    needed = num_snippets + windowing.margin
+    if limit is None or needed <= limit:
+        length = ceil(needed / windowing.multiple_of) * windowing.multiple_of
         return _cut(num_snippets, length, np.zeros(1, np.int64))
     hop = max(1, limit - round(limit * windowing.overlap))
     return _cut(num_snippets, limit, _starts(num_snippets, limit, hop, "shift"))
