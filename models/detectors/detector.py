@@ -1,0 +1,73 @@
+"""What every detector takes and gives: features and a mask in; candidates, or curves of activation, out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+from torch import Tensor, nn
+
+
+class Candidates(NamedTuple):
+    """Spans (B, N, 2) in grid positions, scores (B, N, K) in [0, 1] (0: no candidate), groups (N,): pyramid levels."""
+
+    spans: Tensor
+    scores: Tensor
+    groups: Tensor
+
+
+class Activations(NamedTuple):
+    """Activations (B, T, K) at every step, and video_scores (B, K)."""
+
+    activations: Tensor
+    video_scores: Tensor
+
+
+class Targets(NamedTuple):
+    """The annotated actions of one video: spans (G, 2) in grid positions, labels (G,) int64."""
+
+    spans: Tensor
+    labels: Tensor
+
+
+class Losses(NamedTuple):
+    """`total` is what training descends; `parts` are what it was made of, by name, for curves and logs."""
+
+    total: Tensor
+    parts: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Which window lengths a detector takes, in steps; `fixed` excludes all others.
+
+    `margin`: so many empty steps after a video make its last candidates independent of how far it is padded beyond.
+    """
+
+    multiple_of: int = 1
+    fixed: int | None = None
+    margin: int = 0
+
+
+class DetectorConfig(Protocol):
+    @property
+    def input_channels(self) -> tuple[int, ...]: ...
+
+    @property
+    def num_classes(self) -> int: ...
+
+    @property
+    def lengths(self) -> Lengths: ...
+
+
+class Detector(nn.Module):
+    """`forward` gives what a loss needs, `decode` makes of it what serving needs; both are tensor code that exports."""
+
+    config: DetectorConfig
+
+    def forward(self, features: Tensor, mask: Tensor) -> Any:
+        """Features (B, C, T) and mask (B, T), true where there is a real snippet."""
+        raise NotImplementedError
+
+    def decode(self, outputs: Any) -> Candidates | Activations:
+        raise NotImplementedError
