@@ -80,20 +80,14 @@ def parse_manifest(content: bytes | str, origin: str = MANIFEST) -> Manifest:
     try:
         return Manifest.model_validate_json(json.dumps(document))
     except ValidationError as error:
-        raise BundleError(f"{origin}: {_explain(error)}") from None
+        raise BundleError(f"{origin}: {explain(error)}") from None
 
 
 def write(folder: Path, manifest: Mapping[str, Any], files: Mapping[str, bytes]) -> Bundle:
     """Writes a bundle whole or not at all, filling in the manifest's `files`; an existing folder is refused."""
     if folder.exists():
         raise BundleError(f"{folder}: exists already; choose another folder, name or version")
-    records = {
-        name: {"sha256": hashlib.sha256(content).hexdigest(), "size_bytes": len(content)}
-        for name, content in files.items()
-    }
-    document = {"schema_version": SCHEMA_VERSION, **manifest, "files": records}
-    text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    parse_manifest(text)
+    text = compose(manifest, files)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
@@ -110,6 +104,18 @@ def write(folder: Path, manifest: Mapping[str, Any], files: Mapping[str, bytes])
         shutil.rmtree(staging, ignore_errors=True)
         raise
     return read(folder)
+
+
+def compose(manifest: Mapping[str, Any], files: Mapping[str, bytes]) -> str:
+    """The text of manifest.json, checked, with the schema's version and the digests of `files` filled in."""
+    records = {
+        name: {"sha256": hashlib.sha256(content).hexdigest(), "size_bytes": len(content)}
+        for name, content in files.items()
+    }
+    document = {"schema_version": SCHEMA_VERSION, **manifest, "files": records}
+    text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    parse_manifest(text)
+    return text
 
 
 def _inside(folder: Path, name: str) -> Path:
@@ -147,11 +153,11 @@ def _refuse_constant(constant: str) -> None:
     raise ValueError(f"{constant} is not a JSON number")
 
 
-def _explain(error: ValidationError) -> str:
-    """Pydantic's findings in one line each: where, what, the value."""
+def explain(error: ValidationError, whole: str = "manifest") -> str:
+    """Pydantic's findings in one line each: where, what, the value; `whole` is what they are about."""
     lines = []
     for finding in error.errors(include_url=False):
-        where = ".".join(str(part) for part in finding["loc"]) or "manifest"
+        where = ".".join(str(part) for part in finding["loc"]) or whole
         if finding["type"] == "extra_forbidden":
             lines.append(f"{where}: unknown key")
         elif finding["type"] == "missing":

@@ -33,6 +33,7 @@ def examine(config: Settings) -> list[Finding]:
     checks: tuple[tuple[str, Callable[[Settings], Finding]], ...] = (
         ("engine", _engine),
         ("device", _device),
+        ("torch bundles", _torch_bundles),
         ("decoders", _decoders),
         ("limits", _limits),
         ("home", _home),
@@ -64,6 +65,16 @@ def _device(config: Settings) -> Finding:
     bounds += [f"at most {config.cpu_memory_mib} MiB on the CPU"] if config.cpu_memory_mib else []
     bounds += [f"at most {config.gpu_memory_mib} MiB on the GPU"] if config.gpu_memory_mib else []
     return Finding("device", f"{config.device}: {onnx_session.choose_provider(config.device)}; {', '.join(bounds)}")
+
+
+def _torch_bundles(config: Settings) -> Finding:
+    if not config.trusted_torch:
+        return Finding(
+            "torch bundles", "refused; TAL_ALLOW_TORCH_BUNDLES and TAL_TRUSTED_TORCH_BUNDLES would allow some"
+        )
+    installed = importlib.util.find_spec("torch") is not None
+    found = f"{len(config.trusted_torch)} may load"
+    return Finding("torch bundles", found if installed else f"{found}, but torch is not installed", installed)
 
 
 def _limits(config: Settings) -> Finding:

@@ -18,7 +18,9 @@ TalError
     ├── ModelNotFound
     ├── InvalidBundle         what models.bundle refuses, told to a caller
     ├── DeviceUnavailable     the asked-for execution device is not there
-    └── InferenceFailed
+    ├── InferenceFailed
+    ├── WeightsMismatch       published weights that do not fit the network of their configuration
+    └── ExportFailed          a network whose exported graph does not give what the network gives
 """
 
 from __future__ import annotations
@@ -102,3 +104,11 @@ class DeviceUnavailable(ModelError):
 
 class InferenceFailed(ModelError):
     code = "inference_failed"
+
+
+class WeightsMismatch(ModelError):
+    code = "weights_mismatch"
+
+
+class ExportFailed(ModelError):
+    code = "export_failed"

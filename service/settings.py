@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.errors import InvalidOptions
 
 MIB = 1024 * 1024
+SHA256 = re.compile("[0-9a-f]{64}")
 
 
 def _default_home() -> Path:
@@ -37,13 +39,25 @@ class Settings(BaseSettings):
         default=0, description="CPU threads of the inference engine; 0 takes every core."
     )
     cpu_memory_mib: Annotated[int, Field(ge=0, le=1_048_576)] = Field(
-        default=0, description="Upper bound of the memory that the inference engine takes on the CPU; 0 sets none."
+        default=0,
+        description="Upper bound of the memory that ONNX Runtime takes on the CPU; 0 sets none. "
+        "TorchScript knows no such bound.",
     )
     gpu_memory_mib: Annotated[int, Field(ge=0, le=1_048_576)] = Field(
         default=0, description="Upper bound of the inference engine's GPU memory; 0 sets none."
     )
     gpu_index: Annotated[int, Field(ge=0, le=1_048_576)] = Field(
         default=0, description="Which GPU to use, counted from 0."
+    )
+    allow_torch_bundles: bool = Field(
+        default=False,
+        description="Whether bundles with TorchScript graphs, which run code of their maker, may load at all: `1` or "
+        "`0`. Those that may are listed in TAL_TRUSTED_TORCH_BUNDLES.",
+    )
+    trusted_torch_bundles: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="The bundles with TorchScript graphs that may load: digests as `tal models show` prints them, "
+        "separated by commas.",
     )
     decoder: Literal["auto", "pyav", "decord"] = Field(
         default="auto",
@@ -72,6 +86,22 @@ class Settings(BaseSettings):
     def _expand_home(cls, home: Path) -> Path:
         return home.expanduser()
 
+    @field_validator("trusted_torch_bundles", mode="before")
+    @classmethod
+    def _split_digests(cls, listed: object) -> object:
+        if not isinstance(listed, str):
+            return listed
+        digests = tuple(part.strip().lower() for part in listed.split(",") if part.strip())
+        for digest in digests:
+            if not SHA256.fullmatch(digest):
+                raise ValueError(f"{digest!r} is no digest; 64 hexadecimal digits are needed, commas between several")
+        return digests
+
+    @property
+    def trusted_torch(self) -> tuple[str, ...]:
+        """The digests that count: none unless TorchScript is allowed at all."""
+        return self.trusted_torch_bundles if self.allow_torch_bundles else ()
+
     @property
     def models_folder(self) -> Path:
         return self.home / "models"
@@ -83,7 +113,8 @@ def read() -> Settings:
         return Settings()
     except ValidationError as error:
         findings = (
-            f"TAL_{str(finding['loc'][0]).upper()}: {finding['msg']} (found {finding['input']!r})"
+            f"TAL_{str(finding['loc'][0]).upper()}: {finding['msg'].removeprefix('Value error, ')} "
+            f"(found {finding['input']!r})"
             for finding in error.errors(include_url=False)
         )
         raise InvalidOptions("; ".join(findings)) from None
@@ -94,5 +125,6 @@ def describe() -> str:
     rows = ["| variable | default | meaning |", "|---|---|---|"]
     for name, field in Settings.model_fields.items():
         default = "`$XDG_DATA_HOME/tal` or `~/.local/share/tal`" if name == "home" else f"`{field.default}`"
-        rows.append(f"| `TAL_{name.upper()}` | {'none' if field.default is None else default} | {field.description} |")
+        unset = field.default in (None, ())
+        rows.append(f"| `TAL_{name.upper()}` | {'none' if unset else default} | {field.description} |")
     return "\n".join(rows) + "\n"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from service.localization import ModelInfo
 from service.runtime.feature_ops import DeviceOps, FeatureOps, HostOps
 from service.runtime.onnx_session import OnnxOptions, OnnxSession
 from service.runtime.session import Session, TensorSpec
+from service.runtime.torchscript_session import SUFFIX, TorchScriptSession
 
 RANKS = {"NTHWC": 5, "NCTHW": 5, "NTCHW": 5, "NHWC": 4, "NCHW": 4}
 DTYPES = {"uint8": "uint8", "float32": "float"}
@@ -58,18 +59,37 @@ class LoadedModel:
         return ModelInfo(self.manifest.name, self.manifest.version, self.bundle.sha256, "+".join(providers))
 
 
-def load(folder: Path, options: OnnxOptions) -> LoadedModel:
-    """Reads, verifies and loads a bundle; raises InvalidBundle or DeviceUnavailable."""
+def load(folder: Path, options: OnnxOptions, *, trusted_torch: Collection[str] = ()) -> LoadedModel:
+    """Reads, verifies and loads a bundle; raises InvalidBundle or DeviceUnavailable.
+
+    `trusted_torch` holds the digests of the bundles that may run TorchScript graphs.
+    """
     try:
         bundle = bundles.read(folder)
+        _check_permission(bundle, trusted_torch)
         bundle.verify(except_for=bundle.manifest.graphs)
-        sessions = {
-            name: OnnxSession(bundle.read_file(name), options, name=f"{bundle.manifest.name}/{name}")
-            for name in bundle.manifest.graphs
-        }
+        sessions = {name: _open(bundle, name, options) for name in bundle.manifest.graphs}
     except BundleError as error:
         raise InvalidBundle(str(error)) from error
     return join(bundle, sessions, options)
+
+
+def _check_permission(bundle: Bundle, trusted_torch: Collection[str]) -> None:
+    """An archive runs code already while it is parsed, so the operator's word comes first."""
+    archives = [name for name in bundle.manifest.graphs if name.endswith(SUFFIX)]
+    if archives and bundle.sha256 not in trusted_torch:
+        raise InvalidBundle(
+            f"{bundle.manifest.name}: graph {archives[0]!r} is a TorchScript archive, which runs code of its maker; "
+            f"if you trust this bundle, set TAL_ALLOW_TORCH_BUNDLES=1 and list its digest {bundle.sha256} in "
+            "TAL_TRUSTED_TORCH_BUNDLES"
+        )
+
+
+def _open(bundle: Bundle, graph: str, options: OnnxOptions) -> Session:
+    content, name = bundle.read_file(graph), f"{bundle.manifest.name}/{graph}"
+    if graph.endswith(SUFFIX):
+        return TorchScriptSession(content, options, name=name)
+    return OnnxSession(content, options, name=name)
 
 
 def join(bundle: Bundle, sessions: Mapping[str, Session], options: OnnxOptions) -> LoadedModel:

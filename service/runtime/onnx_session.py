@@ -13,7 +13,7 @@ import numpy as np
 
 from service.errors import DeviceUnavailable, InferenceFailed, InvalidBundle
 from service.runtime.device_graphs import identity
-from service.runtime.session import Array, Device, Tensor, TensorSpec
+from service.runtime.session import Array, Device, Tensor, TensorSpec, to_numpy
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 QUIET = 4  # ONNX Runtime's severity "fatal": its errors reach callers as exceptions, its warnings are not for users
@@ -76,7 +76,8 @@ class OnnxSession:
         try:
             if self.keeps_on_device:
                 return self._run_bound(feeds, keep, names)
-            return dict(zip(names, self._session.run(names, dict(feeds)), strict=True))
+            arrays = {name: to_numpy(tensor) for name, tensor in feeds.items()}
+            return dict(zip(names, self._session.run(names, arrays), strict=True))
         except Exception as error:
             shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in feeds.items())
             raise InferenceFailed(f"{self.name}: failed on {shapes}: {_first_line(error)}") from error
@@ -88,7 +89,7 @@ class OnnxSession:
             if isinstance(tensor, OrtTensor):
                 binding.bind_ortvalue_input(name, tensor.value)
             else:
-                binding.bind_cpu_input(name, np.ascontiguousarray(tensor))
+                binding.bind_cpu_input(name, np.ascontiguousarray(to_numpy(tensor)))
         for name in names:
             binding.bind_output(name, *(home if name in keep else ("cpu", 0)))
         self._session.run_with_iobinding(binding)

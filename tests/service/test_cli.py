@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from models import bundle as bundles
 from tests.support import bundles as tiny
 from tests.support import graphs, videos
 
@@ -216,6 +217,61 @@ def test_serving_never_imports_torch(home: Path, video: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("\n") == 6
+
+
+@pytest.mark.parametrize("argument", ["--help", "doctor"])
+def test_torch_is_not_imported_where_no_graph_needs_it(home: Path, argument: str) -> None:
+    script = (
+        "import sys\n"
+        "import service.cli\n"
+        "early = 'torch' in sys.modules\n"
+        f"sys.argv = ['tal', {argument!r}]\n"
+        "try: service.cli.main()\n"
+        "except SystemExit: pass\n"
+        "print('imported:', early, 'torch' in sys.modules)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env=environment(home), check=False, timeout=120
+    )
+    assert done.stdout.endswith("imported: False False\n"), done.stderr
+
+
+@pytest.fixture(scope="module")
+def torch_home(tmp_path_factory: pytest.TempPathFactory, home: Path) -> Path:
+    pytest.importorskip("torch", exc_type=ImportError)
+    from tests.support import torchscripts
+
+    torch_home = tmp_path_factory.mktemp("torch")
+    onnx = bundles.read(home / "models" / "brightness")
+    torchscripts.twin(onnx, torch_home / "models" / "brightness", {"features.rgb": torchscripts.brightness_scores()})
+    return torch_home
+
+
+def test_a_torch_bundle_runs_only_when_allowed_and_listed(torch_home: Path, home: Path, video: Path) -> None:
+    digest = json.loads(tal(torch_home, "models", "show", "brightness").stdout)["sha256"]
+    allowed, listed = {"TAL_ALLOW_TORCH_BUNDLES": "1"}, {"TAL_TRUSTED_TORCH_BUNDLES": digest}
+    detect = ["detect", video, "-b", "brightness", "-f", "json"]
+    advice = f"set TAL_ALLOW_TORCH_BUNDLES=1 and list its digest {digest} in TAL_TRUSTED_TORCH_BUNDLES [invalid_bundle]"
+    for extra in (allowed, listed, {**allowed, "TAL_TRUSTED_TORCH_BUNDLES": "0" * 64}):
+        refused = tal(torch_home, *detect, **extra)
+        assert (refused.returncode, refused.stdout, refused.stderr.count("\n")) == (2, "", 1)
+        assert advice in refused.stderr
+        unsound = tal(torch_home, "models", "verify", "brightness", **extra)
+        assert (unsound.returncode, advice in unsound.stderr) == (1, True)
+    done = tal(torch_home, *detect, **allowed, **listed)
+    assert (done.returncode, done.stderr) == (0, "")
+    document, wanted = json.loads(done.stdout), json.loads(tal(home, *detect).stdout)
+    assert document["segments"] == wanted["segments"]
+    assert document["model"]["provider"] == "TorchScript-CPU"
+    verified = tal(torch_home, "models", "verify", "brightness", **allowed, **listed)
+    assert (verified.returncode, verified.stdout) == (0, f"brightness: sound, brightness 1.0.0, sha256 {digest}\n")
+
+
+def test_doctor_tells_which_torch_bundles_may_load(home: Path) -> None:
+    assert re.search(r"^torch bundles +refused; TAL_ALLOW_TORCH_BUNDLES", tal(home, "doctor").stdout, re.MULTILINE)
+    pytest.importorskip("torch", exc_type=ImportError)
+    listed = {"TAL_ALLOW_TORCH_BUNDLES": "1", "TAL_TRUSTED_TORCH_BUNDLES": "0" * 64}
+    assert re.search(r"^torch bundles +1 may load$", tal(home, "doctor", **listed).stdout, re.MULTILINE)
 
 
 def test_videos_of_the_same_name_stay_apart(home: Path, video: Path, tmp_path: Path) -> None:

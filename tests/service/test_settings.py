@@ -44,6 +44,23 @@ def test_an_empty_variable_is_an_unset_one(monkeypatch: pytest.MonkeyPatch) -> N
     assert found.home.is_absolute()
 
 
+def test_torch_bundles_are_trusted_only_where_they_are_allowed_and_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert settings.read().trusted_torch == ()
+    monkeypatch.setenv("TAL_TRUSTED_TORCH_BUNDLES", f"{'a' * 64}, {'B' * 64},")
+    assert settings.read().trusted_torch == ()
+    monkeypatch.setenv("TAL_ALLOW_TORCH_BUNDLES", "1")
+    assert settings.read().trusted_torch == ("a" * 64, "b" * 64)
+
+
+@pytest.mark.parametrize("bad", ["a" * 63, "g" * 64, "brightness", "a" * 65])
+def test_a_digest_that_is_none_is_named(monkeypatch: pytest.MonkeyPatch, bad: str) -> None:
+    monkeypatch.setenv("TAL_TRUSTED_TORCH_BUNDLES", f"{'a' * 64},{bad}")
+    with pytest.raises(
+        InvalidOptions, match=rf"TAL_TRUSTED_TORCH_BUNDLES: '{bad}' is no digest; 64 hexadecimal digits"
+    ):
+        settings.read()
+
+
 def test_a_tilde_in_the_home_is_the_user_s(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TAL_HOME", "~/models-of-mine")
     assert settings.read().home == Path.home() / "models-of-mine"
