@@ -8,14 +8,14 @@ STAMP := $(VENV)/.installed
 PACKAGES := ffmpeg
 OTHER_PYTHONS ?= $(shell $(PYTHON) tests/pythons/find_pythons.py)
 
-.PHONY: test check fix setup system-packages test-serving fuzz soak bench schema clean
+.PHONY: test check fix setup system-packages test-serving fuzz soak bench bench-exports schema clean
 
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu,train,dev]'
 	touch $(STAMP)
 
 # Missing system packages are installed when that is allowed; tests that need them skip otherwise, and fail in CI.
@@ -49,9 +49,13 @@ fuzz: setup
 
 soak: setup
 	$(BIN)/python -m tests.soak.memory --fps 30 --output benchmarks/results/memory.md
+	$(BIN)/python -m tests.soak.detector_memory --output benchmarks/results/detector_memory.md
 
-bench: setup
+bench: setup bench-exports
 	$(BIN)/python -m benchmarks.decoders
+
+bench-exports: setup
+	$(BIN)/python -m benchmarks.exports
 
 schema: setup
 	$(BIN)/python -m tests.models.bundle_schema > docs/bundle.schema.json

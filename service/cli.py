@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated, Literal
 
 import typer
@@ -91,7 +92,9 @@ def detect(
     A file that cannot be read does not stop the others; the exit status is then 1.
     """
     config = settings.read()
-    model = loaded_model.load(find_model(bundle, config), onnx_options(config, device))
+    model = loaded_model.load(
+        find_model(bundle, config), onnx_options(config, device), trusted_torch=config.trusted_torch
+    )
     options = DetectOptions(min_score, top_k, _split_labels(labels, model.manifest.segment_labels))
     check_request(model.manifest, options, preset)
     names = _names(files)
@@ -146,7 +149,9 @@ def verify_models(models: Annotated[list[str], typer.Argument(help="Names or fol
     failed = 0
     for name in models:
         try:
-            model = loaded_model.load(find_model(name, config), onnx_options(config, None))
+            model = loaded_model.load(
+                find_model(name, config), onnx_options(config, None), trusted_torch=config.trusted_torch
+            )
             typer.echo(f"{name}: sound, {model.info.name} {model.info.version}, sha256 {model.info.sha256}")
         except TalError as error:
             failed += 1
@@ -222,6 +227,34 @@ def import_model(
 
 
 @app.command()
+def export(
+    recipe: Annotated[Path, typer.Argument(help="JSON: networks, weights and labels; docs/export.md explains it.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The bundle's folder; default TAL_HOME/models/NAME.")
+    ] = None,
+    form: Annotated[
+        Literal["onnx", "torchscript"],
+        typer.Option("--format", "-f", help="TorchScript runs only where it is allowed."),
+    ] = "onnx",
+    sample: Annotated[
+        list[Path] | None, typer.Option(help="A video, or features in a .npy file, to compare answers on; repeatable.")
+    ] = None,
+) -> None:
+    """Makes a bundle of PyTorch networks, after holding every exported graph against the network it comes from."""
+    recipes, exporting = _exporters()
+    wanted = recipes.read(recipe)
+    folder = out or settings.read().models_folder / wanted.name
+    done = exporting.export(wanted, folder, origin=recipe.parent, form=form, samples=sample or ())
+    for name, gaps in done.gaps.items():
+        for gap in gaps:
+            _complain(f"{name}: {gap.output} differs by at most {gap.difference:.2g}, of {gap.magnitude:.3g}")
+    _complain(f"{done.num_segments} segments compared, times differ by at most {done.furthest_s:.2g} s")
+    _complain(f"{folder}: sha256 {done.bundle.sha256}")
+    if form == "torchscript":
+        _complain(f"to run it: TAL_ALLOW_TORCH_BUNDLES=1 TAL_TRUSTED_TORCH_BUNDLES={done.bundle.sha256}")
+
+
+@app.command()
 def doctor() -> None:
     """What is installed, what runs models, how videos are read, and how much room there is."""
     from service import doctor as checkup  # noqa: PLC0415  (it loads FFmpeg, which no other command does here)
@@ -268,6 +301,15 @@ def decoding(config: Settings) -> Decoding:
         threads=config.decode_threads,
     )
     return Decoding(config.decoder, limits)
+
+
+def _exporters() -> tuple[ModuleType, ModuleType]:
+    """What turns networks into bundles; serving installs no torch, so it may be missing."""
+    try:
+        from exporters import export, recipe  # noqa: PLC0415  (doors import exporters inside the command that needs them)
+    except ModuleNotFoundError as error:
+        raise InvalidOptions(f"tal export needs {error.name}, which is not installed: pip install '.[train]'") from None
+    return recipe, export
 
 
 def _installed(config: Settings) -> str:

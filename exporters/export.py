@@ -1,0 +1,184 @@
+"""A recipe in, a bundle on disk out: networks are built, exported, held against themselves, and described."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from exporters import networks, parity
+from exporters.exportable import Exportable, from_backbone, from_detector
+from exporters.parity import EagerSession, Gap, Twins
+from exporters.recipe import DetectorRecipe, Recipe, StreamRecipe
+from exporters.to_onnx import to_onnx
+from exporters.to_torchscript import to_torchscript
+from models import bundle as bundles
+from models.backbones.backbone import Backbone
+from models.bundle import Bundle, BundleError
+from models.catalog import DETECTORS
+from models.detectors.detector import Detector
+from service.errors import InvalidBundle, InvalidOptions
+from service.runtime.onnx_session import OnnxOptions, OnnxSession
+from service.runtime.session import Session
+from service.runtime.torchscript_session import TorchScriptSession
+
+Format = Literal["onnx", "torchscript"]
+
+SUFFIXES: Mapping[Format, str] = {"onnx": ".onnx", "torchscript": ".pt"}
+EXPORTERS: Mapping[Format, Callable[[Exportable], bytes]] = {"onnx": to_onnx, "torchscript": to_torchscript}
+CPU = OnnxOptions(device="cpu")
+ROOM_AROUND_CROP = 8 / 7  # published backbones scale the short side to 256 and cut 224 out of it
+
+
+@dataclass(frozen=True)
+class Exported:
+    """The bundle, and what its parity with the networks was found to be."""
+
+    bundle: Bundle
+    gaps: Mapping[str, tuple[Gap, ...]]
+    num_segments: int
+    furthest_s: float
+
+
+def export(
+    recipe: Recipe, folder: Path, *, origin: Path, form: Format = "onnx", samples: Sequence[Path] = ()
+) -> Exported:
+    """Weights are looked up from `origin`. Nothing is written unless every graph does what its network does."""
+    if folder.exists():
+        raise InvalidBundle(f"{folder}: exists already; choose another folder, name or version")
+    backbones = {stream.name: _backbone(stream, recipe, origin) for stream in recipe.streams}
+    output: Literal["features", "scores"] = "features" if recipe.detector else "scores"
+    graphs = {_stream_graph(name, form): from_backbone(network, output) for name, network in backbones.items()}
+    detector = _detector(recipe, backbones, origin) if recipe.detector else None
+    if detector is not None:
+        graphs[_detector_graph(form)] = from_detector(detector)
+    draft = _manifest(recipe, backbones, detector, form)
+    parity.check_samples(samples, _channels(backbones) if detector else None)
+    files = {name: EXPORTERS[form](graph) for name, graph in graphs.items()}
+    sessions = {name: open_session(content, form, name) for name, content in files.items()}
+    gaps = {name: parity.tensor_gaps(graph, sessions[name]) for name, graph in graphs.items()}
+    try:
+        manifest = bundles.parse_manifest(bundles.compose(draft, files))
+        eager: dict[str, Session] = {name: EagerSession(graph) for name, graph in graphs.items()}
+        twins = Twins.of(Bundle(folder, manifest, ""), sessions, eager)
+        compared, furthest_s = parity.segment_gap(twins, samples)
+        draft["parity"] = _told(gaps, compared, furthest_s)
+        return Exported(bundles.write(folder, draft, files), gaps, compared, furthest_s)
+    except BundleError as error:
+        raise InvalidBundle(str(error)) from error
+
+
+def open_session(content: bytes, form: Format, name: str) -> Session:
+    return OnnxSession(content, CPU, name=name) if form == "onnx" else TorchScriptSession(content, CPU, name=name)
+
+
+def _backbone(stream: StreamRecipe, recipe: Recipe, origin: Path) -> Backbone:
+    # Class scores are of use only where no detector follows; they are the labels then.
+    known = {"num_classes": len(recipe.labels)} if recipe.detector is None else {}
+    return networks.backbone(stream, origin, **known)
+
+
+def _detector(recipe: Recipe, backbones: Mapping[str, Backbone], origin: Path) -> Detector:
+    assert recipe.detector is not None  # noqa: S101  (the caller asked)
+    known: dict[str, Any] = {"input_channels": (_channels(backbones),)}
+    entry = DETECTORS.get(recipe.detector.network)
+    if entry is not None and recipe.detector.layout is None:
+        # A preset that finds actions of any class stays so; the others tell apart what the labels name.
+        preset = networks.configure(entry, recipe.detector, {})
+        known |= {} if preset.num_classes == 1 else {"num_classes": len(recipe.labels)}
+    network = networks.detector(recipe.detector, origin, **known)
+    found, given = sum(network.config.input_channels), _channels(backbones)
+    if found != given:
+        raise InvalidOptions(f"detector takes {found} feature channels, the streams give {given}")
+    return network
+
+
+def _channels(backbones: Mapping[str, Backbone]) -> int:
+    return sum(network.feature_channels for network in backbones.values())
+
+
+def _manifest(
+    recipe: Recipe, backbones: Mapping[str, Backbone], detector: Detector | None, form: Format
+) -> dict[str, Any]:
+    streams = [_stream(stream, backbones[stream.name], recipe, form) for stream in recipe.streams]
+    reach_frames = max((stream["clip_frames"] - 1) * stream["frame_step"] + 1 for stream in streams)
+    grid = recipe.grid.model_dump()
+    if grid["offset_frames"] is None:
+        grid["offset_frames"] = reach_frames / 2
+    document: dict[str, Any] = {
+        "name": recipe.name,
+        "version": recipe.version,
+        "licence": recipe.licence,
+        "provenance": _provenance(recipe),
+        "labels": list(recipe.labels),
+        "streams": streams,
+        "grid": grid,
+        "output_kind": "activations",
+        "postprocessing": recipe.postprocessing,
+    }
+    if recipe.detector is not None and detector is not None:
+        entry = DETECTORS[recipe.detector.network]
+        document |= {
+            "output_kind": entry.output_kind,
+            "windowing": recipe.windowing or entry.windowing(detector.config.lengths),
+            "detector": {"graph": _detector_graph(form), "groups": "groups"},
+            "postprocessing": recipe.postprocessing or entry.rules[_rules(recipe.detector)](),
+        }
+    return document
+
+
+def _rules(detector: DetectorRecipe) -> str:
+    """The preset whose post-processing is taken where the recipe gives none of its own."""
+    known = DETECTORS[detector.network].rules
+    name = detector.rules or detector.preset or next(iter(known))
+    if name not in known:
+        raise InvalidOptions(f"{detector.network} has no rules {name!r}; accepted are {', '.join(known)}")
+    return name
+
+
+def _stream(stream: StreamRecipe, network: Backbone, recipe: Recipe, form: Format) -> dict[str, Any]:
+    clips = network.clip_format
+    side_px = clips.size_px
+    resize = stream.resize.model_dump() if stream.resize else None
+    described: dict[str, Any] = {
+        "name": stream.name,
+        "kind": clips.kind,
+        "graph": _stream_graph(stream.name, form),
+        "clip_frames": clips.clip_frames,
+        "frame_step": stream.frame_step,
+        "first_frame": stream.first_frame,
+        "resize": resize or {"mode": "short_side", "size_px": round(side_px * ROOM_AROUND_CROP)},
+        "crop_px": list(stream.crop_px or (side_px, side_px)),
+        "input": {"name": "clips"},
+        "outputs": {"features": "features"},
+        "fusion_weight": stream.fusion_weight,
+    }
+    if recipe.detector is None:
+        described["outputs"] = {"scores": "scores", "score_activation": "softmax"}
+    if clips.kind == "flow":
+        flow = stream.flow.model_dump() if stream.flow else {"clip_px": clips.scale.clip_px}
+        described["flow"] = flow
+    elif stream.flow is not None:
+        raise InvalidOptions(f"stream {stream.name!r}: flow is for a network of kind flow; {stream.network} sees RGB")
+    return described
+
+
+def _provenance(recipe: Recipe) -> str:
+    parts = [*recipe.streams, *([recipe.detector] if recipe.detector else [])]
+    random = [part.network for part in parts if part.weights is None]
+    return recipe.provenance + (f" (random weights: {', '.join(random)})" if random else "")
+
+
+def _told(gaps: Mapping[str, tuple[Gap, ...]], compared: int, furthest_s: float) -> dict[str, float]:
+    """The manifest's `parity`: differences relative to the largest value of each output, and of segments in seconds."""
+    tensors = {f"{Path(name).stem}.{gap.output}": gap.relative for name, found in gaps.items() for gap in found}
+    return {**tensors, "segments_compared": float(compared), "segments_s": furthest_s}
+
+
+def _stream_graph(name: str, form: Format) -> str:
+    return f"features.{name}{SUFFIXES[form]}"
+
+
+def _detector_graph(form: Format) -> str:
+    return f"detector{SUFFIXES[form]}"

@@ -1,0 +1,144 @@
+"""Weights that somebody published, and their configuration, in; one of our networks with these weights out.
+
+The one door for official weights: `read` takes them from a file without running code of it, `load` puts them in place.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+import warnings
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from exporters.layouts import actionformer, i3d, tsn
+from exporters.layouts.layout import Layout, State
+from service.errors import InvalidOptions, WeightsMismatch
+
+LAYOUTS: Mapping[str, Mapping[str, Layout]] = {
+    "actionformer": actionformer.LAYOUTS,
+    "i3d": i3d.LAYOUTS,
+    "tsn": tsn.LAYOUTS,
+}
+# Where checkpoints keep their weights; averaged weights come first, since published results were reached with them.
+NESTED_UNDER = ("state_dict_ema", "ema_state_dict", "state_dict", "model_state_dict", "model")
+WRAPPERS = ("module.",)  # what data-parallel training puts before every name
+COUNTER = "num_batches_tracked"  # of batch norms: used in training only, and absent from older checkpoints
+MISFITS_SHOWN = 5
+
+
+def read(path: Path) -> dict[str, Tensor]:
+    """The weights in a checkpoint file (.pth, .pt, .npz), by their own names."""
+    try:
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as arrays:
+                return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickles by other versions; what does not load is an error anyway
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise InvalidOptions(f"{path}: {error.strerror or error}") from None
+    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, KeyError) as error:
+        raise InvalidOptions(f"{path}: no weights that load without running code: {_first_line(error)}") from None
+    return _weights_in(content, str(path))
+
+
+def load(system: str, layout: str, state_dict: Mapping[str, Any], config: Mapping[str, Any]) -> nn.Module:
+    """A network in evaluation mode. Every weight must find its place; a misfit is told by its published name."""
+    form = find_layout(system, layout)
+    state = _unwrapped({name: torch.as_tensor(value) for name, value in state_dict.items()})
+    try:
+        network = form.build(config, state)
+    except KeyError as error:
+        raise InvalidOptions(f"{system} ({layout}): the configuration lacks {error}") from None
+    except (ValueError, TypeError) as error:
+        raise InvalidOptions(f"{system} ({layout}): {error}") from None
+    return fill(network, state, f"{system} ({layout})", form.published_name, form.left_out)
+
+
+def fill(
+    network: nn.Module,
+    state: State,
+    what: str,
+    published_name: Callable[[str], str] = str,
+    left_out: Collection[str] = (),
+) -> nn.Module:
+    """The network with these weights, in evaluation mode; without `published_name` they carry our own names."""
+    wanted = network.state_dict()
+    theirs = {ours: published_name(ours) for ours in wanted}
+    _check_fit(state, wanted, theirs, left_out, what)
+    placed = {
+        ours: state[theirs[ours]].reshape(value.shape).to(value.dtype) if theirs[ours] in state else value
+        for ours, value in wanted.items()
+    }
+    network.load_state_dict(placed)
+    return network.eval()
+
+
+def find_layout(system: str, layout: str) -> Layout:
+    if system not in LAYOUTS:
+        raise InvalidOptions(f"system {system!r} is not known; accepted are {', '.join(LAYOUTS)}")
+    if layout not in LAYOUTS[system]:
+        raise InvalidOptions(f"{system} has no layout {layout!r}; accepted are {', '.join(LAYOUTS[system])}")
+    return LAYOUTS[system][layout]
+
+
+def _weights_in(content: Any, origin: str) -> dict[str, Tensor]:
+    for key in NESTED_UNDER:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    if not isinstance(content, Mapping) or not content:
+        raise InvalidOptions(f"{origin}: holds {type(content).__name__}, not named weights")
+    strange = next((name for name, value in content.items() if not isinstance(value, Tensor)), None)
+    if strange is not None:
+        raise InvalidOptions(f"{origin}: entry {strange!r} is {type(content[strange]).__name__}, not a tensor")
+    return dict(content)
+
+
+def _unwrapped(state: State) -> dict[str, Tensor]:
+    for prefix in WRAPPERS:
+        if state and all(name.startswith(prefix) for name in state):
+            return {name.removeprefix(prefix): value for name, value in state.items()}
+    return dict(state)
+
+
+def _check_fit(state: State, wanted: State, theirs: Mapping[str, str], left_out: Collection[str], what: str) -> None:
+    missing = [
+        f"{theirs[ours]}: expected {_shape(value)}, found nothing"
+        for ours, value in wanted.items()
+        if theirs[ours] not in state and not ours.endswith(COUNTER)
+    ]
+    wrong = [
+        f"{theirs[ours]}: expected {_shape(value)}, found {_shape(state[theirs[ours]])}"
+        for ours, value in wanted.items()
+        if theirs[ours] in state and not _same_but_for_ones(state[theirs[ours]], value)
+    ]
+    known = set(theirs.values())
+    unknown = [
+        f"{name}: expected nothing of this name, found {_shape(value)}"
+        for name, value in state.items()
+        if name not in known and not any(re.fullmatch(pattern, name) for pattern in left_out)
+    ]
+    misfits = [*wrong, *missing, *unknown]
+    if misfits:
+        more = f"; and {len(misfits) - MISFITS_SHOWN} more" if len(misfits) > MISFITS_SHOWN else ""
+        raise WeightsMismatch(f"weights do not fit {what}: {'; '.join(misfits[:MISFITS_SHOWN])}{more}")
+
+
+def _same_but_for_ones(found: Tensor, wanted: Tensor) -> bool:
+    """(1, C, 1) and (C,) hold the same numbers; anything else must agree axis by axis."""
+    return [side for side in found.shape if side != 1] == [side for side in wanted.shape if side != 1]
+
+
+def _shape(tensor: Tensor) -> str:
+    return str(tuple(tensor.shape))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n", 1)[0][:300] or type(error).__name__

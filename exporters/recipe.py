@@ -1,0 +1,95 @@
+"""A recipe in JSON in, one frozen `Recipe` out: which networks make a bundle, and what its manifest says beside them.
+
+`docs/export.md` explains every key. What a recipe leaves out comes from the presets in `models/catalog.py`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError, model_validator
+
+from models.bundle import explain
+from models.manifest import Flow, Resize
+from models.schema import Count, Label, Part, Positive, Size
+from service.errors import InvalidOptions
+
+
+class NetworkRecipe(Part):
+    """A network of the catalogue, or a published one; without weights it gets random ones, drawn from `seed`."""
+
+    network: str
+    preset: str | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
+    layout: str | None = None
+    config: dict[str, Any] | None = None
+    weights: str | None = None
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _ours_or_published(self) -> NetworkRecipe:
+        if (self.layout is None) != (self.config is None):
+            raise ValueError("layout and config go together: they are the published implementation's")
+        if self.layout is not None and self.weights is None:
+            raise ValueError(f"layout {self.layout!r} says how published weights are named; weights names no file")
+        if self.layout is not None and (self.preset is not None or self.options):
+            raise ValueError("options are of our own presets; with layout, config describes the network")
+        return self
+
+
+class StreamRecipe(NetworkRecipe):
+    """A backbone and how its clips are cut; the same keys as in a manifest's stream."""
+
+    name: str
+    frame_step: Count = 1
+    first_frame: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
+    resize: Resize | None = None
+    crop_px: Size | None = None
+    flow: Flow | None = None
+    fusion_weight: Positive = 1.0
+
+
+class DetectorRecipe(NetworkRecipe):
+    """`rules` names the preset whose post-processing a published detector takes."""
+
+    rules: str | None = None
+
+
+class GridRecipe(Part):
+    """`offset_frames` left out is half of the longest clip."""
+
+    fps: Annotated[float, Field(gt=0, le=1000)] | str = "native"
+    stride_frames: Count
+    offset_frames: float | None = None
+    tail: str = "drop"
+
+
+class Recipe(Part):
+    name: str
+    version: str = "1.0.0"
+    licence: str
+    provenance: str
+    labels: Annotated[tuple[Label, ...], Field(min_length=1)]
+    streams: Annotated[tuple[StreamRecipe, ...], Field(min_length=1)]
+    grid: GridRecipe
+    detector: DetectorRecipe | None = None
+    windowing: dict[str, Any] | None = None
+    postprocessing: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _scores_need_rules(self) -> Recipe:
+        if self.detector is None and self.postprocessing is None:
+            raise ValueError("without a detector, postprocessing must say how class scores become segments")
+        if self.detector is None and self.windowing is not None:
+            raise ValueError("windowing is for a detector, and the recipe names none")
+        return self
+
+
+def read(path: Path) -> Recipe:
+    try:
+        return Recipe.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise InvalidOptions(f"{path}: {error.strerror or error}") from None
+    except ValidationError as error:
+        raise InvalidOptions(f"{path}: {explain(error, 'recipe')}") from None

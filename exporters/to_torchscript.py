@@ -1,0 +1,30 @@
+"""A network and the sizes of its inputs in, a TorchScript archive as bytes out, with the names of its tensors in it."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from typing import Any
+
+import torch
+
+from exporters.exportable import Exportable
+from exporters.to_onnx import example_size
+from service.errors import ExportFailed
+from service.runtime.torchscript_session import IO_FILE, deprecation_expected, io_json
+
+
+def to_torchscript(exportable: Exportable) -> bytes:
+    """Traced, so the network must take no decision on the numbers that it sees; parity tells whether it does."""
+    sizes = {axis.name: example_size(axis) for axis in exportable.axes.values()}
+    names = io_json([port.spec for port in exportable.inputs], [port.spec for port in exportable.outputs])
+    archive = io.BytesIO()
+    try:
+        with torch.no_grad(), deprecation_expected(), warnings.catch_warnings():
+            jit: Any = torch.jit  # typed in part only
+            warnings.simplefilter("ignore", jit.TracerWarning)
+            traced = jit.trace(exportable.module, exportable.examples(sizes), check_trace=False)
+            jit.save(jit.freeze(traced), archive, _extra_files={IO_FILE: names})
+    except Exception as error:
+        raise ExportFailed(f"TorchScript export: {str(error).strip().split(chr(10), 1)[0][:300]}") from error
+    return archive.getvalue()
