@@ -31,7 +31,7 @@ FORMATS: tuple[Format, ...] = ("onnx", "torchscript")
 MIB = 1024 * 1024
 # Around 1 / 20, what each of 20 classes scores on average.
 LEVELS = {"kind": "absolute", "values": [0.03, 0.035, 0.04, 0.045, 0.05, 0.055, 0.06, 0.065, 0.07]}
-CURVES = {"use": {"grouping": {"support": "mean", "threshold": LEVELS}}}
+CURVES = {"use": {"grouping": {"support": "point", "threshold": LEVELS}}}
 # Two small streams of 1024 channels each, so that a detector of published width has something to stand on.
 NARROW_CLIPS = {"network": "i3d", "preset": "rgb", "options": {"size_px": 32, "clip_frames": 2}}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 from collections.abc import Callable
@@ -11,6 +12,17 @@ import pytest
 from hypothesis import settings
 
 from service.runtime import onnx_session
+
+# Serving is tested where torch is not installed, too (tests/pythons); what needs it is left out there, and only there.
+NEEDS_TORCH = [
+    *("models/backbones/*", "models/detectors/*", "models/test_catalog.py", "exporters/layouts/*"),
+    *("exporters/test_export.py", "exporters/test_graphs.py", "exporters/test_published.py"),
+    "soak/test_detector_memory.py",
+]
+WITHOUT_TORCH = importlib.util.find_spec("torch") is None
+if WITHOUT_TORCH and os.environ.get("CI") == "true" and "TAL_TESTS_WITHOUT_TORCH" not in os.environ:
+    raise pytest.UsageError("torch is not installed; the extra 'train' brings it")
+collect_ignore_glob = NEEDS_TORCH if WITHOUT_TORCH else []
 
 settings.register_profile("suite", deadline=None, derandomize=True)
 settings.load_profile("suite")

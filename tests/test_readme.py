@@ -22,11 +22,19 @@ def commands() -> list[str]:
     return [line.removeprefix("$ ") for block in blocks for line in block.splitlines() if line.startswith("$ ")]
 
 
+def recipe() -> str:
+    """The example in docs/export.md, which the README refers to."""
+    found = re.findall(r"```json\n(.*?)```", (ROOT / "docs" / "export.md").read_text(), re.DOTALL)
+    assert len(found) == 1
+    return str(found[0])
+
+
 def test_the_commands_of_the_readme_run_in_order(tmp_path: Path) -> None:
     (tmp_path / "classifier.onnx").write_bytes(graphs.brightness_scores("NCTHW", dtype="float32"))
     (tmp_path / "labels.txt").write_text("bright\ndark\n")
     videos.write(tmp_path / "video.mp4", videos.flashes((2, 4)), duration_s=6)
-    assert len(commands()) >= 6
+    (tmp_path / "recipe.json").write_text(recipe())
+    assert len(commands()) >= 8
     for command in commands():
         program, *arguments = shlex.split(command)
         assert program == "tal"
@@ -36,7 +44,7 @@ def test_the_commands_of_the_readme_run_in_order(tmp_path: Path) -> None:
             env={**os.environ, "TAL_HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT)},
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=240,
             check=False,
         )
         assert done.returncode == 0, f"{command}: {done.stderr}"

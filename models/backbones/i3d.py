@@ -169,9 +169,9 @@ class InceptionBlock(nn.Module):
 
 
 class I3d(Backbone):
-    config: I3dConfig
-
     """Parts that comparisons need: `endpoints` of scaled clips, `steps` in time, and `step_scores`."""
+
+    config: I3dConfig
 
     def __init__(self, config: I3dConfig) -> None:
         super().__init__()

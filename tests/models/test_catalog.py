@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tomllib
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -106,3 +108,11 @@ def test_every_weight_of_a_detector_learns_from_its_loss(name: str, variant: str
     loss(network(features, mask), targets).total.backward()
     missed = [key for key, weight in network.named_parameters() if weight.grad is None]
     assert missed == []
+
+
+def test_every_loss_is_out_of_bounds_for_exporters() -> None:
+    root = Path(__file__).parents[2]
+    rules = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    forbidden = next(rule["forbidden_modules"] for rule in rules if rule["name"].startswith("Losses are for training"))
+    losses = {f"models.detectors.{path.stem}" for path in (root / "models" / "detectors").glob("*_loss.py")}
+    assert set(forbidden) == losses
