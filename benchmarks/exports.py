@@ -19,8 +19,8 @@ from typing import Any
 
 import torch
 
-from exporters import networks
-from exporters.export import SUFFIXES, Exported, Format, export, open_session
+from exporters import networks, parity
+from exporters.export import SUFFIXES, Format, export, open_session
 from exporters.exportable import Exportable, from_backbone, from_detector
 from exporters.recipe import Recipe
 
@@ -105,9 +105,9 @@ def graph_of(case: Case, wanted: Recipe, form: Format) -> tuple[str, Exportable]
 def measure(case: Case, form: Format, rounds: int) -> Result:
     wanted = recipe(case)
     with tempfile.TemporaryDirectory() as folder:
-        made = export(wanted, Path(folder) / "bundle", origin=ROOT, form=form)
+        bundle = export(wanted, Path(folder) / "bundle", origin=ROOT, form=form)
         name, graph = graph_of(case, wanted, form)
-        content = made.bundle.read_file(name)
+        content = bundle.read_file(name)
     values = graph.examples(case.sizes)
     feeds = {port.name: value.numpy() for port, value in zip(graph.inputs, values, strict=True)}
     session = open_session(content, form, name)
@@ -117,21 +117,15 @@ def measure(case: Case, form: Format, rounds: int) -> Result:
             graph.module(*values)
 
     eager_ms, graph_ms = interleaved(eager, lambda: session.run(feeds), rounds)
-    return _result(case, form, made, name, len(content), eager_ms, graph_ms)
-
-
-def _result(
-    case: Case, form: Format, made: Exported, name: str, size_bytes: int, eager_ms: float, graph_ms: float
-) -> Result:
-    gaps = made.gaps[name]
+    gaps, told = parity.tensor_gaps(graph, session), bundle.manifest.parity
     return Result(
         case.name,
         form,
         max(gap.difference for gap in gaps),
         max(gap.relative for gap in gaps),
-        made.num_segments,
-        made.furthest_s,
-        size_bytes,
+        int(told["segments_compared"]),
+        told["segments_s"],
+        len(content),
         eager_ms,
         graph_ms,
     )

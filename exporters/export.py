@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,23 +27,23 @@ Format = Literal["onnx", "torchscript"]
 SUFFIXES: Mapping[Format, str] = {"onnx": ".onnx", "torchscript": ".pt"}
 EXPORTERS: Mapping[Format, Callable[[Exportable], bytes]] = {"onnx": to_onnx, "torchscript": to_torchscript}
 CPU = OnnxOptions(device="cpu")
+MIB = 1024 * 1024
 ROOM_AROUND_CROP = 8 / 7  # published backbones scale the short side to 256 and cut 224 out of it
 
 
-@dataclass(frozen=True)
-class Exported:
-    """The bundle, and what its parity with the networks was found to be."""
-
-    bundle: Bundle
-    gaps: Mapping[str, tuple[Gap, ...]]
-    num_segments: int
-    furthest_s: float
-
-
 def export(
-    recipe: Recipe, folder: Path, *, origin: Path, form: Format = "onnx", samples: Sequence[Path] = ()
-) -> Exported:
-    """Weights are looked up from `origin`. Nothing is written unless every graph does what its network does."""
+    recipe: Recipe,
+    folder: Path,
+    *,
+    origin: Path,
+    form: Format = "onnx",
+    samples: Sequence[Path] = (),
+    say: Callable[[str], None] = lambda _: None,
+) -> Bundle:
+    """Nothing is written unless every graph does what its network does.
+
+    Weights are looked up from `origin`. `say` hears of each graph as it is done: a minute may pass.
+    """
     if folder.exists():
         raise InvalidBundle(f"{folder}: exists already; choose another folder, name or version")
     backbones = {stream.name: _backbone(stream, recipe, origin) for stream in recipe.streams}
@@ -55,16 +54,23 @@ def export(
         graphs[_detector_graph(form)] = from_detector(detector)
     draft = _manifest(recipe, backbones, detector, form)
     parity.check_samples(samples, _channels(backbones) if detector else None)
-    files = {name: EXPORTERS[form](graph) for name, graph in graphs.items()}
-    sessions = {name: open_session(content, form, name) for name, content in files.items()}
-    gaps = {name: parity.tensor_gaps(graph, sessions[name]) for name, graph in graphs.items()}
+    files: dict[str, bytes] = {}
+    sessions: dict[str, Session] = {}
+    gaps: dict[str, tuple[Gap, ...]] = {}
+    for name, graph in graphs.items():
+        files[name] = EXPORTERS[form](graph)
+        sessions[name] = open_session(files[name], form, name)
+        gaps[name] = parity.tensor_gaps(graph, sessions[name])
+        told = ", ".join(f"{gap.output} within {gap.difference:.2g} of {gap.magnitude:.3g}" for gap in gaps[name])
+        say(f"{name}: {len(files[name]) / MIB:.1f} MiB, {told}")
     try:
         manifest = bundles.parse_manifest(bundles.compose(draft, files))
         eager: dict[str, Session] = {name: EagerSession(graph) for name, graph in graphs.items()}
         twins = Twins.of(Bundle(folder, manifest, ""), sessions, eager)
         compared, furthest_s = parity.segment_gap(twins, samples)
+        say(f"{compared} segments are the same, times within {furthest_s:.2g} s")
         draft["parity"] = _told(gaps, compared, furthest_s)
-        return Exported(bundles.write(folder, draft, files), gaps, compared, furthest_s)
+        return bundles.write(folder, draft, files)
     except BundleError as error:
         raise InvalidBundle(str(error)) from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
+import zipfile
 from typing import Any
 
 import torch
@@ -27,4 +28,14 @@ def to_torchscript(exportable: Exportable) -> bytes:
             jit.save(jit.freeze(traced), archive, _extra_files={IO_FILE: names})
     except Exception as error:
         raise ExportFailed(f"TorchScript export: {str(error).strip().split(chr(10), 1)[0][:300]}") from error
-    return archive.getvalue()
+    return _without_sources(archive)
+
+
+def _without_sources(archive: io.BytesIO) -> bytes:
+    """The archive less its debug files: they hold stack traces, with the paths of the machine that exported."""
+    stripped = io.BytesIO()
+    with zipfile.ZipFile(archive) as old, zipfile.ZipFile(stripped, "w") as new:
+        for entry in old.infolist():
+            if not entry.filename.endswith(".debug_pkl"):
+                new.writestr(entry, old.read(entry))
+    return stripped.getvalue()

@@ -53,7 +53,7 @@ def test_the_commands_of_the_readme_run_in_order(tmp_path: Path) -> None:
 
 
 def test_links_between_documents_lead_somewhere() -> None:
-    for document in [*DOCUMENTS, *(ROOT / "docs").glob("*.md")]:
+    for document in [*DOCUMENTS, *(ROOT / "docs").rglob("*.md")]:
         for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", document.read_text()):
             assert (document.parent / target).exists(), f"{document.name} links to {target}"
 

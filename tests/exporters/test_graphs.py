@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from exporters.to_onnx import to_onnx
 from service.errors import ExportFailed
 from service.localization import Segment
 from service.runtime.session import Session, to_numpy
+from service.runtime.torchscript_session import deprecation_expected
 from tests.support import networks
 from tests.support.networks import SMALL_BACKBONES, SMALL_DETECTORS
 
@@ -105,11 +108,14 @@ def test_an_onnx_graph_is_one_file_that_tells_nothing_of_the_machine(name: str, 
 
 
 @each_network
+def test_a_torchscript_graph_tells_nothing_of_the_machine(name: str, variant: str) -> None:
+    with zipfile.ZipFile(io.BytesIO(exported(name, variant, "torchscript"))) as archive:
+        for entry in archive.namelist():
+            assert str(Path(__file__).parents[2]).encode() not in archive.read(entry), entry
+
+
+@each_network
 def test_a_torchscript_graph_is_tied_to_no_device(name: str, variant: str) -> None:
-    import io
-
-    from service.runtime.torchscript_session import deprecation_expected
-
     with deprecation_expected():
         module = torch.jit.load(io.BytesIO(exported(name, variant, "torchscript")))
     assert "device=" not in module.code

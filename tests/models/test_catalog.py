@@ -110,6 +110,14 @@ def test_every_weight_of_a_detector_learns_from_its_loss(name: str, variant: str
     assert missed == []
 
 
+def test_every_entry_has_a_page_that_names_its_presets() -> None:
+    pages = Path(__file__).parents[2] / "docs" / "models"
+    for name, entry in {**BACKBONES, **DETECTORS}.items():
+        text = (pages / f"{name}.md").read_text()
+        missing = [preset for preset in entry.presets if f"`{preset}`" not in text]
+        assert missing == [], name
+
+
 def test_every_loss_is_out_of_bounds_for_exporters() -> None:
     root = Path(__file__).parents[2]
     rules = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
