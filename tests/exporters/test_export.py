@@ -32,7 +32,7 @@ TINY_FLOW = {"name": "flow", "network": "tsn", "preset": "compact-flow", "option
 TINY_DETECTOR = {
     "network": "actionformer",
     "preset": "compact",
-    "options": {"channels": 16, "neck_channels": 16, "head_channels": 16, "windows": [9, 9, 9]},
+    "options": {"channels": 16, "neck_channels": 16, "head_channels": 16, "windows": [9, 9]},
 }
 GROUPING = {"threshold": {"kind": "absolute", "values": [0.2]}, "support": "mean"}
 
@@ -138,7 +138,7 @@ def test_the_manifest_tells_what_the_networks_are(two_streams: dict[Format, Path
     assert (flow.kind, flow.clip_frames, flow.flow.clip_px if flow.flow else None) == ("flow", 5, 20.0)
     assert manifest.grid.offset_frames == 8
     assert manifest.windowing is not None
-    assert (manifest.windowing.mode, manifest.windowing.multiple_of, manifest.windowing.margin) == ("whole", 4, 4)
+    assert (manifest.windowing.mode, manifest.windowing.multiple_of, manifest.windowing.margin) == ("whole", 2, 2)
     assert manifest.provenance.endswith("(random weights: i3d, tsn, actionformer)")
     evaluation = manifest.postprocessing.evaluation
     assert evaluation is not None

@@ -149,7 +149,7 @@ def test_a_graph_of_other_weights_is_refused() -> None:
     other = from_detector(networks.detector("actionformer", "local"))
     with torch.no_grad():
         other.module.get_parameter("network.regress.answer.conv.bias").add_(0.5)
-    with pytest.raises(ExportFailed, match=r"output 'spans' on B = 1, T = 4 differs by .* is allowed"):
+    with pytest.raises(ExportFailed, match=r"output 'spans' on B = 1, T = 2 differs by .* is allowed"):
         parity.tensor_gaps(other, opened("actionformer", "local", "onnx"))
 
 
@@ -169,7 +169,7 @@ def test_a_graph_that_is_tied_to_one_length_is_refused() -> None:
 def test_lengths_are_multiples_and_batches_vary() -> None:
     found = list(parity.cases(network_as_graph("actionformer", "local").axes.values()))
     assert {case["B"] for case in found} == set(parity.BATCHES)
-    assert {case["T"] for case in found} == {4 * unit for unit in parity.UNITS}
+    assert {case["T"] for case in found} == {2 * unit for unit in parity.UNITS}
     assert 1 in parity.BATCHES
     assert len(found) == len(parity.BATCHES) * len(parity.UNITS)
 

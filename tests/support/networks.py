@@ -25,12 +25,12 @@ SMALL_BACKBONES: dict[str, dict[str, Any]] = {
     },
 }
 LOCAL = actionformer.ActionFormerConfig(
-    (6,), 3, channels=8, neck_channels=8, head_channels=8, heads=2, windows=(5, 5, 5), train_length=64
+    (6,), 3, channels=8, neck_channels=8, head_channels=8, heads=2, windows=(5, 5), train_length=64
 )
 SMALL_DETECTORS: dict[str, dict[str, Any]] = {
     "actionformer": {
         "local": LOCAL,
-        "fixed length": replace(LOCAL, num_classes=1, windows=(5, 5, 0), train_length=16, position_encoding=True),
+        "fixed length": replace(LOCAL, num_classes=1, windows=(5, 0), train_length=16, position_encoding=True),
         "pyramid, positions, several features": replace(
             LOCAL,
             input_channels=(4, 2),
@@ -42,7 +42,7 @@ SMALL_DETECTORS: dict[str, dict[str, Any]] = {
         ),
     }
 }
-LOSSES: dict[str, Any] = {"actionformer": actionformer_loss.ActionFormerLossConfig(actionformer_loss.ranges_of(3))}
+LOSSES: dict[str, Any] = {"actionformer": actionformer_loss.ActionFormerLossConfig(actionformer_loss.ranges_of(2))}
 
 
 def backbone(name: str, variant: str) -> Backbone:
