@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,8 +17,11 @@ from models import bundle as bundles
 from models.backbones.backbone import Backbone
 from models.bundle import Bundle, BundleError
 from models.catalog import DETECTORS
-from models.detectors.detector import Detector
+from models.detectors.detector import Detector, Lengths
+from models.manifest import Whole, Windowing
 from service.errors import InvalidBundle, InvalidOptions
+from service.runtime import loaded_model
+from service.runtime.loaded_model import LoadedModel
 from service.runtime.onnx_session import OnnxOptions, OnnxSession
 from service.runtime.session import Session
 from service.runtime.torchscript_session import TorchScriptSession
@@ -29,6 +33,16 @@ EXPORTERS: Mapping[Format, Callable[[Exportable], bytes]] = {"onnx": to_onnx, "t
 CPU = OnnxOptions(device="cpu")
 MIB = 1024 * 1024
 ROOM_AROUND_CROP = 8 / 7  # published backbones scale the short side to 256 and cut 224 out of it
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is to be exported, the manifest less what only files and parity tell, and the bundle run by its networks."""
+
+    backbones: Mapping[str, Backbone]
+    graphs: Mapping[str, Exportable]
+    draft: Mapping[str, Any]
+    eager: LoadedModel
 
 
 def export(
@@ -44,8 +58,35 @@ def export(
 
     Weights are looked up from `origin`. `say` hears of each graph as it is done: a minute may pass.
     """
-    if folder.exists():
-        raise InvalidBundle(f"{folder}: exists already; choose another folder, name or version")
+    try:
+        if folder.exists():
+            raise InvalidBundle(f"{folder}: exists already; choose another folder, name or version")
+        plan = _plan(recipe, origin, form)
+        parity.check_samples(samples, _channels(plan.backbones) if recipe.detector else None)
+        files: dict[str, bytes] = {}
+        sessions: dict[str, Session] = {}
+        gaps: dict[str, tuple[Gap, ...]] = {}
+        for name, graph in plan.graphs.items():
+            files[name] = EXPORTERS[form](graph)
+            sessions[name] = open_session(files[name], form, name)
+            gaps[name] = parity.tensor_gaps(graph, sessions[name])
+            told = ", ".join(f"{gap.output} within {gap.difference:.2g} of {gap.magnitude:.3g}" for gap in gaps[name])
+            say(f"{name}: {len(files[name]) / MIB:.1f} MiB, {told}")
+        twins = Twins(loaded_model.join(plan.eager.bundle, sessions, CPU), plan.eager)
+        compared, furthest_s = parity.segment_gap(twins, samples)
+        say(f"{compared} segments are the same, times within {furthest_s:.2g} s")
+        if not compared:
+            say("no segment came of random input, so none was compared: give a --sample that holds some")
+        parities = _told(gaps, form, compared, furthest_s)
+        return bundles.write(folder, {**plan.draft, "parity": parities}, files)
+    except BundleError as error:
+        raise InvalidBundle(str(error)) from error
+    except OSError as error:
+        raise InvalidOptions(f"{folder}: cannot be written: {error.strerror or error}") from None
+
+
+def _plan(recipe: Recipe, origin: Path, form: Format) -> _Plan:
+    """Everything that can be known, and refused, before the first graph is exported."""
     backbones = {stream.name: _backbone(stream, recipe, origin) for stream in recipe.streams}
     output: Literal["features", "scores"] = "features" if recipe.detector else "scores"
     graphs = {_stream_graph(name, form): from_backbone(network, output) for name, network in backbones.items()}
@@ -53,26 +94,25 @@ def export(
     if detector is not None:
         graphs[_detector_graph(form)] = from_detector(detector)
     draft = _manifest(recipe, backbones, detector, form)
-    parity.check_samples(samples, _channels(backbones) if detector else None)
-    files: dict[str, bytes] = {}
-    sessions: dict[str, Session] = {}
-    gaps: dict[str, tuple[Gap, ...]] = {}
-    for name, graph in graphs.items():
-        files[name] = EXPORTERS[form](graph)
-        sessions[name] = open_session(files[name], form, name)
-        gaps[name] = parity.tensor_gaps(graph, sessions[name])
-        told = ", ".join(f"{gap.output} within {gap.difference:.2g} of {gap.magnitude:.3g}" for gap in gaps[name])
-        say(f"{name}: {len(files[name]) / MIB:.1f} MiB, {told}")
-    try:
-        manifest = bundles.parse_manifest(bundles.compose(draft, files))
-        eager: dict[str, Session] = {name: EagerSession(graph) for name, graph in graphs.items()}
-        twins = Twins.of(Bundle(folder, manifest, ""), sessions, eager)
-        compared, furthest_s = parity.segment_gap(twins, samples)
-        say(f"{compared} segments are the same, times within {furthest_s:.2g} s")
-        draft["parity"] = _told(gaps, compared, furthest_s)
-        return bundles.write(folder, draft, files)
-    except BundleError as error:
-        raise InvalidBundle(str(error)) from error
+    manifest = bundles.parse_manifest(bundles.compose(draft, dict.fromkeys(graphs, b"")))
+    if detector is not None and manifest.windowing is not None:
+        _check_windowing(manifest.windowing, detector.config.lengths)
+    eager: dict[str, Session] = {name: EagerSession(graph) for name, graph in graphs.items()}
+    return _Plan(backbones, graphs, draft, loaded_model.join(Bundle(origin, manifest, ""), eager, CPU))
+
+
+def _check_windowing(windowing: Windowing, lengths: Lengths) -> None:
+    given = (
+        [windowing.multiple_of, windowing.train_length, windowing.beyond_multiple_of, windowing.max_length]
+        if isinstance(windowing, Whole)
+        else [windowing.length]
+    )
+    known = [length for length in given if length is not None]
+    if lengths.fixed is None and any(length % lengths.multiple_of for length in known):
+        raise InvalidOptions(
+            f"windowing gives windows of {', '.join(map(str, known))} steps; the detector takes multiples of "
+            f"{lengths.multiple_of}"
+        )
 
 
 def open_session(content: bytes, form: Format, name: str) -> Session:
@@ -97,6 +137,11 @@ def _detector(recipe: Recipe, backbones: Mapping[str, Backbone], origin: Path) -
     found, given = sum(network.config.input_channels), _channels(backbones)
     if found != given:
         raise InvalidOptions(f"detector takes {found} feature channels, the streams give {given}")
+    if network.config.num_classes == 1 < len(recipe.labels):
+        raise InvalidOptions(
+            f"detector finds actions of any class, and labels has {len(recipe.labels)} names: give one label, since a "
+            "recipe has no classifier that would name the class"
+        )
     return network
 
 
@@ -176,9 +221,13 @@ def _provenance(recipe: Recipe) -> str:
     return recipe.provenance + (f" (random weights: {', '.join(random)})" if random else "")
 
 
-def _told(gaps: Mapping[str, tuple[Gap, ...]], compared: int, furthest_s: float) -> dict[str, float]:
+def _told(gaps: Mapping[str, tuple[Gap, ...]], form: Format, compared: int, furthest_s: float) -> dict[str, float]:
     """The manifest's `parity`: differences relative to the largest value of each output, and of segments in seconds."""
-    tensors = {f"{Path(name).stem}.{gap.output}": gap.relative for name, found in gaps.items() for gap in found}
+    tensors = {
+        f"{name.removesuffix(SUFFIXES[form])}.{gap.output}": gap.relative
+        for name, found in gaps.items()
+        for gap in found
+    }
     return {**tensors, "segments_compared": float(compared), "segments_s": furthest_s}
 
 

@@ -16,12 +16,22 @@ from service.runtime.session import TensorSpec
 DTYPES = {"float": torch.float32, "uint8": torch.uint8, "bool": torch.bool, "int64": torch.int64}
 
 
+BATCHES = (1, 2, 3)
+UNITS = (1, 3, 8, 21)
+
+
 @dataclass(frozen=True)
 class Axis:
-    """A size that may change from call to call; a multiple of `multiple_of`."""
+    """A size that may change from call to call, a multiple of `multiple_of`; parity asks about those in `tried`."""
 
     name: str
+    tried: tuple[int, ...] = BATCHES
     multiple_of: int = 1
+
+    @property
+    def example(self) -> int:
+        """What a graph is exported with; not 1, which torch.export takes for a constant."""
+        return self.tried[1]
 
 
 @dataclass(frozen=True)
@@ -98,7 +108,8 @@ def from_detector(network: Detector) -> Exportable:
     """Features and mask in, candidates out."""
     config = network.config
     lengths = config.lengths
-    length = lengths.fixed if lengths.fixed is not None else Axis("T", lengths.multiple_of)
+    unit = lengths.multiple_of
+    length = lengths.fixed if lengths.fixed is not None else Axis("T", tuple(unit * n for n in UNITS), unit)
     windows = Axis("B")
     inputs = (
         Port("features", "float", (windows, sum(config.input_channels), length)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, fields
@@ -52,7 +53,8 @@ def _build(
     if wanted.layout is not None and wanted.config is not None and state is not None:
         return published.load(wanted.network, wanted.layout, state, wanted.config)
     torch.manual_seed(wanted.seed)
-    network = entry.network(configure(entry, wanted, known))
+    with published.told(wanted.network):
+        network = entry.network(configure(entry, wanted, known))
     if state is not None:
         return published.fill(network, state, wanted.network)
     return scatter(network, wanted.seed).eval()
@@ -69,7 +71,8 @@ def configure(entry: BackboneEntry | DetectorEntry, wanted: NetworkRecipe, known
         accepted = ", ".join(field.name for field in fields(preset))
         raise InvalidOptions(f"{wanted.network} has no option {', '.join(unknown)}; accepted are {accepted}")
     try:
-        return TypeAdapter(type(preset)).validate_python({**asdict(preset), **known, **wanted.options})
+        text = json.dumps({**asdict(preset), **known, **wanted.options})
+        return TypeAdapter(type(preset)).validate_json(text, strict=True)
     except ValidationError as error:
         raise InvalidOptions(f"{wanted.network}: {explain(error, 'options')}") from None
 

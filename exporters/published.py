@@ -5,10 +5,10 @@ The one door for official weights: `read` takes them from a file without running
 
 from __future__ import annotations
 
-import pickle
 import re
 import warnings
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from exporters.layouts import actionformer, i3d, tsn
 from exporters.layouts.layout import Layout, State
-from service.errors import InvalidOptions, WeightsMismatch
+from service.errors import InvalidOptions, TalError, WeightsMismatch, first_line
 
 LAYOUTS: Mapping[str, Mapping[str, Layout]] = {
     "actionformer": actionformer.LAYOUTS,
@@ -36,28 +36,24 @@ def read(path: Path) -> dict[str, Tensor]:
     """The weights in a checkpoint file (.pth, .pt, .npz), by their own names."""
     try:
         if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as arrays:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pickles by other versions; what does not load is an error anyway
             content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise InvalidOptions(f"{path}: {error.strerror or error}") from None
-    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, KeyError) as error:
-        raise InvalidOptions(f"{path}: no weights that load without running code: {_first_line(error)}") from None
+    except Exception as error:  # noqa: BLE001  (a damaged archive or pickle fails in any way it likes)
+        raise InvalidOptions(f"{path}: no weights that load without running code: {first_line(error)}") from None
     return _weights_in(content, str(path))
 
 
 def load(system: str, layout: str, state_dict: Mapping[str, Any], config: Mapping[str, Any]) -> nn.Module:
     """A network in evaluation mode. Every weight must find its place; a misfit is told by its published name."""
     form = find_layout(system, layout)
-    state = _unwrapped({name: torch.as_tensor(value) for name, value in state_dict.items()})
-    try:
+    state = _unwrapped({str(name): torch.as_tensor(value) for name, value in state_dict.items()})
+    with told(f"{system} ({layout})"):
         network = form.build(config, state)
-    except KeyError as error:
-        raise InvalidOptions(f"{system} ({layout}): the configuration lacks {error}") from None
-    except (ValueError, TypeError) as error:
-        raise InvalidOptions(f"{system} ({layout}): {error}") from None
     return fill(network, state, f"{system} ({layout})", form.published_name, form.left_out)
 
 
@@ -69,7 +65,7 @@ def fill(
     left_out: Collection[str] = (),
 ) -> nn.Module:
     """The network with these weights, in evaluation mode; without `published_name` they carry our own names."""
-    wanted = network.state_dict()
+    state, wanted = _unwrapped(state), network.state_dict()
     theirs = {ours: published_name(ours) for ours in wanted}
     _check_fit(state, wanted, theirs, left_out, what)
     placed = {
@@ -78,6 +74,19 @@ def fill(
     }
     network.load_state_dict(placed)
     return network.eval()
+
+
+@contextmanager
+def told(what: str) -> Iterator[None]:
+    """A configuration that no network can be made of, whatever it fails on, as an error of the caller's."""
+    try:
+        yield
+    except TalError:
+        raise
+    except KeyError as error:
+        raise InvalidOptions(f"{what}: the configuration lacks {error}") from None
+    except (ValueError, TypeError, RuntimeError, ArithmeticError, LookupError, AttributeError) as error:
+        raise InvalidOptions(f"{what}: {first_line(error)}") from None
 
 
 def find_layout(system: str, layout: str) -> Layout:
@@ -95,9 +104,11 @@ def _weights_in(content: Any, origin: str) -> dict[str, Tensor]:
             break
     if not isinstance(content, Mapping) or not content:
         raise InvalidOptions(f"{origin}: holds {type(content).__name__}, not named weights")
-    strange = next((name for name, value in content.items() if not isinstance(value, Tensor)), None)
-    if strange is not None:
-        raise InvalidOptions(f"{origin}: entry {strange!r} is {type(content[strange]).__name__}, not a tensor")
+    for name, value in content.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise InvalidOptions(f"{origin}: entry {name!r} is {type(value).__name__}, not a tensor by name")
+        if value.layout != torch.strided or value.is_quantized or value.is_complex() or value.is_meta:
+            raise InvalidOptions(f"{origin}: entry {name!r} is no plain tensor of numbers")
     return dict(content)
 
 
@@ -138,7 +149,3 @@ def _same_but_for_ones(found: Tensor, wanted: Tensor) -> bool:
 
 def _shape(tensor: Tensor) -> str:
     return str(tuple(tensor.shape))
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n", 1)[0][:300] or type(error).__name__

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError, model_validator
 
 from models.bundle import explain
-from models.manifest import Flow, Resize
+from models.manifest import NAME, VERSION, Flow, Resize
 from models.schema import Count, Label, Part, Positive, Size
 from service.errors import InvalidOptions
 
@@ -24,8 +24,8 @@ class NetworkRecipe(Part):
     options: dict[str, Any] = Field(default_factory=dict)
     layout: str | None = None
     config: dict[str, Any] | None = None
-    weights: str | None = None
-    seed: Annotated[int, Field(ge=0)] = 0
+    weights: Annotated[str, Field(min_length=1)] | None = None
+    seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
 
     @model_validator(mode="after")
     def _ours_or_published(self) -> NetworkRecipe:
@@ -41,7 +41,7 @@ class NetworkRecipe(Part):
 class StreamRecipe(NetworkRecipe):
     """A backbone and how its clips are cut; the same keys as in a manifest's stream."""
 
-    name: str
+    name: Annotated[str, Field(pattern=NAME)]
     frame_step: Count = 1
     first_frame: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
     resize: Resize | None = None
@@ -55,6 +55,12 @@ class DetectorRecipe(NetworkRecipe):
 
     rules: str | None = None
 
+    @model_validator(mode="after")
+    def _rules_are_an_own_preset(self) -> DetectorRecipe:
+        if self.layout is not None and self.rules is None:
+            raise ValueError("published weights do not say how they are served: rules names the preset that does")
+        return self
+
 
 class GridRecipe(Part):
     """`offset_frames` left out is half of the longest clip."""
@@ -66,8 +72,8 @@ class GridRecipe(Part):
 
 
 class Recipe(Part):
-    name: str
-    version: str = "1.0.0"
+    name: Annotated[str, Field(pattern=NAME)]
+    version: Annotated[str, Field(pattern=VERSION)] = "1.0.0"
     licence: str
     provenance: str
     labels: Annotated[tuple[Label, ...], Field(min_length=1)]

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from exporters.exportable import Axis, Exportable, Port
-from service.errors import ExportFailed
+from service.errors import ExportFailed, first_line
 
 OPSET = 20
-EXAMPLE_SIZE = 2  # torch.export takes an axis of length 1 for a constant
-EXAMPLE_MULTIPLE = 4
 
 
 def to_onnx(exportable: Exportable) -> bytes:
     """One file without external data; free axes stay free."""
-    sizes = {axis.name: example_size(axis) for axis in exportable.axes.values()}
+    sizes = {axis.name: axis.example for axis in exportable.axes.values()}
     dims = {axis.name: _dim(axis) for axis in exportable.axes.values()}
     try:
         with torch.no_grad(), warnings.catch_warnings(), _quiet():
@@ -35,7 +35,7 @@ def to_onnx(exportable: Exportable) -> bytes:
                 dynamic_shapes=tuple(_free_axes(port, dims) for port in exportable.inputs),
             )
     except Exception as error:
-        raise ExportFailed(f"ONNX export: {_first_line(error)}") from error
+        raise ExportFailed(f"ONNX export: {first_line(error)}") from error
     if program is None:
         raise ExportFailed("ONNX export: torch.onnx gave no program")
     content: bytes = _stripped(program.model_proto).SerializeToString()
@@ -60,10 +60,6 @@ def _stripped(model: Any) -> Any:
     return model
 
 
-def example_size(axis: Axis) -> int:
-    return EXAMPLE_SIZE if axis.multiple_of == 1 else EXAMPLE_MULTIPLE * axis.multiple_of
-
-
 def _dim(axis: Axis) -> Any:
     if axis.multiple_of == 1:
         return torch.export.Dim(axis.name, min=1, max=1 << 20)
@@ -74,16 +70,12 @@ def _free_axes(port: Port, dims: dict[str, Any]) -> dict[int, Any]:
     return {place: dims[size.name] for place, size in enumerate(port.sizes) if isinstance(size, Axis)}
 
 
-class _quiet:  # noqa: N801
+@contextmanager
+def _quiet() -> Iterator[None]:
     """torch.onnx reports its progress through logging, at a level that a terminal shows."""
-
-    def __enter__(self) -> None:
-        self._before = logging.root.manager.disable
-        logging.disable(logging.WARNING)
-
-    def __exit__(self, *_: object) -> None:
-        logging.disable(self._before)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n", 1)[0][:300] or type(error).__name__
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)

@@ -10,14 +10,13 @@ from typing import Any
 import torch
 
 from exporters.exportable import Exportable
-from exporters.to_onnx import example_size
-from service.errors import ExportFailed
+from service.errors import ExportFailed, first_line
 from service.runtime.torchscript_session import IO_FILE, deprecation_expected, io_json
 
 
 def to_torchscript(exportable: Exportable) -> bytes:
     """Traced, so the network must take no decision on the numbers that it sees; parity tells whether it does."""
-    sizes = {axis.name: example_size(axis) for axis in exportable.axes.values()}
+    sizes = {axis.name: axis.example for axis in exportable.axes.values()}
     names = io_json([port.spec for port in exportable.inputs], [port.spec for port in exportable.outputs])
     archive = io.BytesIO()
     try:
@@ -27,7 +26,7 @@ def to_torchscript(exportable: Exportable) -> bytes:
             traced = jit.trace(exportable.module, exportable.examples(sizes), check_trace=False)
             jit.save(jit.freeze(traced), archive, _extra_files={IO_FILE: names})
     except Exception as error:
-        raise ExportFailed(f"TorchScript export: {str(error).strip().split(chr(10), 1)[0][:300]}") from error
+        raise ExportFailed(f"TorchScript export: {first_line(error)}") from error
     return _without_sources(archive)
 
 

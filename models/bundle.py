@@ -100,6 +100,9 @@ def write(folder: Path, manifest: Mapping[str, Any], files: Mapping[str, bytes])
             target.write_bytes(content)
         staging.chmod(0o755)
         staging.rename(folder)
+    except OSError as error:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise BundleError(f"{folder}: cannot be written: {error.strerror}") from None
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise

@@ -10,7 +10,7 @@ from torch import nn
 
 from models.backbones import i3d, tsn
 from models.backbones.backbone import Backbone
-from models.detectors import actionformer, actionformer_loss, actionformer_rules
+from models.detectors import actionformer, actionformer_config, actionformer_loss, actionformer_rules
 from models.detectors.detector import Detector, Lengths
 
 
@@ -62,11 +62,11 @@ DETECTORS: Mapping[str, DetectorEntry] = {
     "actionformer": DetectorEntry(
         network=actionformer.ActionFormer,
         presets={
-            "thumos": actionformer.thumos,
-            "activitynet": actionformer.activitynet,
-            "epic-kitchens": actionformer.epic_kitchens,
-            "ego4d": actionformer.ego4d,
-            "compact": lambda: actionformer.compact(2048, 20),
+            "thumos": actionformer_config.thumos,
+            "activitynet": actionformer_config.activitynet,
+            "epic-kitchens": actionformer_config.epic_kitchens,
+            "ego4d": actionformer_config.ego4d,
+            "compact": lambda: actionformer_config.compact(2048, 20),
         },
         loss=actionformer_loss.ActionFormerLoss,
         losses={

@@ -13,6 +13,8 @@ from models.postprocessing import Postprocessing, Presets
 from models.schema import Count, Fraction, Label, Part, Positive, Size
 
 SCHEMA_VERSION = 1
+NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
+VERSION = r"^[0-9A-Za-z][0-9A-Za-z.+-]{0,31}$"
 
 
 class Resize(Part):
@@ -188,12 +190,15 @@ class Resized(Part):
 class Whole(Part):
     """One window as long as the video, padded; longer than `max_length`: overlapping windows of that length.
 
-    At least `margin` empty steps follow the video in its one window.
+    At least `margin` empty steps follow the video in its one window. As networks were published, a video is padded to
+    `train_length` at most, and a longer one to a multiple of `beyond_multiple_of`, margin or not.
     """
 
     mode: Literal["whole"]
     multiple_of: Count = 1
     margin: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    train_length: Count | None = None
+    beyond_multiple_of: Count | None = None
     max_length: Count | None = None
     overlap: Annotated[float, Field(ge=0, lt=1)] = 0.25
 
@@ -201,8 +206,16 @@ class Whole(Part):
     def _multiples(self) -> Whole:
         if self.max_length is not None and self.max_length % self.multiple_of:
             raise ValueError(f"max_length {self.max_length} is no multiple of multiple_of {self.multiple_of}")
-        if self.max_length is not None and self.margin >= self.max_length:
-            raise ValueError(f"margin {self.margin} leaves no room in a window of max_length {self.max_length}")
+        if (self.train_length is None) != (self.beyond_multiple_of is None):
+            raise ValueError("train_length and beyond_multiple_of go together")
+        for name in ("train_length", "beyond_multiple_of"):
+            value = getattr(self, name)
+            if value is not None and value % self.multiple_of:
+                raise ValueError(f"{name} {value} is no multiple of multiple_of {self.multiple_of}")
+        if self.max_length is not None and self.max_length % (self.beyond_multiple_of or 1):
+            raise ValueError(
+                f"max_length {self.max_length} is no multiple of beyond_multiple_of {self.beyond_multiple_of}"
+            )
         return self
 
 
@@ -248,8 +261,8 @@ class Manifest(Part):
     """Everything that serving needs to know of a model."""
 
     schema_version: Literal[1]
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
-    version: Annotated[str, Field(pattern=r"^[0-9A-Za-z][0-9A-Za-z.+-]{0,31}$")]
+    name: Annotated[str, Field(pattern=NAME)]
+    version: Annotated[str, Field(pattern=VERSION)]
     licence: str
     provenance: str
     labels: Annotated[tuple[Label, ...], Field(min_length=1)]

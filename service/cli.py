@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -59,6 +60,8 @@ ModelArgument = Annotated[str, typer.Argument(help="A name under TAL_HOME/models
 
 def main() -> None:
     """Entry point: what we can explain is one line on standard error, not a traceback."""
+    # As an interrupt does, so that half-written folders and decoders are cleaned up.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         app()
     except TalError as error:

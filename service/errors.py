@@ -28,6 +28,11 @@ from __future__ import annotations
 from typing import ClassVar
 
 
+def first_line(error: BaseException) -> str:
+    """What an error of others says, short enough for one of ours."""
+    return str(error).strip().split("\n", 1)[0][:300] or type(error).__name__
+
+
 class TalError(Exception):
     code: ClassVar[str] = "internal"
     retryable: ClassVar[bool] = False

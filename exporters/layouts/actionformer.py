@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from exporters.layouts.layout import Layout, State
-from models.detectors.actionformer import ActionFormer, ActionFormerConfig
+from exporters.layouts.layout import Layout, State, refuse_unknown, renamed
+from models.detectors.actionformer import ActionFormer
+from models.detectors.actionformer_config import ActionFormerConfig
 from service.errors import InvalidOptions
 
 Config = Mapping[str, Any]
@@ -26,8 +26,31 @@ OFFICIAL_KEYS = {
     *("fpn_start_level", "head_dim", "regression_range", "head_num_layers", "head_kernel_size", "head_with_ln"),
     *("use_abs_pe", "use_rel_pe", "num_classes", "train_cfg", "test_cfg"),
 }
+# What their configuration holds where a file leaves it out; the rest follows from a dataset.
+OFFICIAL_DEFAULTS = {
+    "backbone_type": "convTransformer",
+    "fpn_type": "identity",
+    "backbone_arch": (2, 2, 5),
+    "scale_factor": 2,
+    "n_head": 4,
+    "n_mha_win_size": -1,
+    "embd_kernel_size": 3,
+    "embd_dim": 512,
+    "embd_with_ln": True,
+    "fpn_dim": 512,
+    "fpn_with_ln": True,
+    "fpn_start_level": 0,
+    "head_dim": 512,
+    "head_kernel_size": 3,
+    "head_num_layers": 3,
+    "head_with_ln": True,
+    "use_abs_pe": False,
+    "use_rel_pe": False,
+}
 OPENTAD_KEYS = {
     "model": {"type", "projection", "neck", "rpn_head"},
+    "projection.conv_cfg": {"kernel_size", "proj_pdrop"},
+    "projection.attn_cfg": {"n_head", "n_mha_win_size", "attn_pdrop"},
     "projection": {
         *("type", "in_channels", "out_channels", "arch", "conv_cfg", "norm_cfg", "attn_cfg", "path_pdrop"),
         *("use_abs_pe", "max_seq_len", "input_pdrop"),
@@ -87,7 +110,8 @@ OPENTAD_NAMES = (
 
 def from_official(model: Config, state: State) -> ActionFormer:
     """The `model` part of a configuration of the paper's code; `train_cfg` may stand in it, as it does there."""
-    _refuse_unknown(model, OFFICIAL_KEYS, "model")
+    refuse_unknown(model, OFFICIAL_KEYS, "model")
+    model = {**OFFICIAL_DEFAULTS, **model}
     training = model.get("train_cfg", {})
     embed_layers, stem_blocks, further_levels = model["backbone_arch"]
     several = isinstance(model["input_dim"], Sequence)
@@ -127,10 +151,18 @@ def from_official(model: Config, state: State) -> ActionFormer:
 
 def from_opentad(model: Config, state: State) -> ActionFormer:
     """OpenTAD's `model` dictionary of type ActionFormer."""
-    _refuse_unknown(model, OPENTAD_KEYS["model"], "model")
+    refuse_unknown(model, OPENTAD_KEYS["model"], "model")
     projection, neck, head = model["projection"], model["neck"], model["rpn_head"]
     for part, name in ((projection, "projection"), (neck, "neck"), (head, "rpn_head")):
-        _refuse_unknown(part, OPENTAD_KEYS[name], name)
+        refuse_unknown(part, OPENTAD_KEYS[name], name)
+    for name in ("conv_cfg", "attn_cfg"):
+        refuse_unknown(projection[name], OPENTAD_KEYS[f"projection.{name}"], f"projection.{name}")
+    for given, accepted, key in (
+        (model["type"], "ActionFormer", "type"),
+        (projection["type"], "Conv1DTransformerProj", "projection.type"),
+        (head["type"], "ActionFormerHead", "rpn_head.type"),
+    ):
+        _choice(given, {accepted: accepted}, key)
     _only_layer_norm(projection.get("norm_cfg"), "projection.norm_cfg")
     embed_layers, stem_blocks, further_levels = projection["arch"]
     several = isinstance(projection["in_channels"], Sequence)
@@ -170,17 +202,9 @@ def from_opentad(model: Config, state: State) -> ActionFormer:
     return ActionFormer(config)
 
 
-def _named_by(rules: Collection[tuple[str, str]], ours: str) -> str:
-    for pattern, replacement in rules:
-        match = re.fullmatch(pattern, ours)
-        if match:
-            return match.expand(replacement)
-    raise KeyError(f"no published name is known for {ours}")
-
-
 LAYOUTS: dict[str, Layout] = {
-    "official": Layout(from_official, lambda ours: _named_by(OFFICIAL_NAMES, ours), (r"point_generator\..+",)),
-    "opentad": Layout(from_opentad, lambda ours: _named_by(OPENTAD_NAMES, ours), (r"rpn_head\.loss_normalizer",)),
+    "official": Layout(from_official, renamed(OFFICIAL_NAMES), (r"point_generator\..+",)),
+    "opentad": Layout(from_opentad, renamed(OPENTAD_NAMES), (r"rpn_head\.loss_normalizer",)),
 }
 
 
@@ -200,14 +224,6 @@ def _choice(given: str, accepted: Mapping[str, Any], key: str) -> Any:
 def _only_layer_norm(norm: Config | None, key: str) -> None:
     if norm is not None and norm.get("type") != "LN":
         raise InvalidOptions(f"{key} is of type {norm.get('type')!r}; LN and none are accepted")
-
-
-def _refuse_unknown(given: Config, accepted: Collection[str], where: str) -> None:
-    unknown = sorted(set(given) - set(accepted))
-    if unknown:
-        raise InvalidOptions(
-            f"{where} has unknown keys {', '.join(unknown)}; accepted are {', '.join(sorted(accepted))}"
-        )
 
 
 def _tuple(given: int | Sequence[int]) -> tuple[int, ...]:

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from exporters.layouts.layout import Layout, State
+from exporters.layouts.layout import Layout, State, refuse_unknown
 from models.backbones.backbone import CHANNELS
 from models.backbones.i3d import I3d, I3dConfig
 from service.errors import InvalidOptions
 
 READ = ("in_channels", "num_classes", "width", "size_px", "clip_frames")
+SIZES = {"T": "clip_frames", "size": "size_px"}  # what recorded numbers call them
 # What a set of recorded numbers says about itself; the network does not depend on it.
 DESCRIPTIVE = {
-    *("system", "variant", "split", "seed", "T", "size", "recipe", "probes", "source", "patches", "tolerance"),
+    *("system", "variant", "split", "seed", "recipe", "probes", "source", "patches", "tolerance"),
     *("torch", "numpy", "device", "threads", "dtype", "notes"),
 }
 # Parts of our names, and what they are called there; `trunk` has no counterpart.
@@ -25,18 +26,14 @@ PARTS = (
 
 
 def from_official(config: Mapping[str, Any], _state: State) -> I3d:
-    unknown = sorted(set(config) - set(READ) - DESCRIPTIVE)
-    if unknown:
-        raise InvalidOptions(f"I3D has no option {unknown[0]!r}; accepted are {', '.join(READ)}")
+    config = {SIZES.get(key, key): value for key, value in config.items()}
+    refuse_unknown({key: value for key, value in config.items() if key not in DESCRIPTIVE}, READ, "config")
     in_channels = config.get("in_channels", CHANNELS["rgb"])
     kind = next((kind for kind, channels in CHANNELS.items() if channels == in_channels), None)
     if kind is None:
         raise InvalidOptions(f"I3D: in_channels is {in_channels!r}; accepted are 3 (RGB) and 2 (flow)")
     sizes = {name: config[name] for name in READ if name != "in_channels" and name in config}
-    try:
-        return I3d(I3dConfig(kind=kind, **sizes))
-    except ValueError as error:
-        raise InvalidOptions(f"I3D: {error}") from None
+    return I3d(I3dConfig(kind=kind, **sizes))
 
 
 def official_name(ours: str) -> str:

@@ -5,12 +5,11 @@ None of their configurations is one that we could read as it is, so the configur
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from exporters.layouts.layout import Layout, State
+from exporters.layouts.layout import Layout, State, refuse_unknown, renamed
 from models.backbones.tsn import Architecture, Tsn, TsnConfig
 from service.errors import InvalidOptions
 
@@ -52,25 +51,13 @@ TSN_PYTORCH: Rules = (
 
 def _layout(architecture: Architecture, rules: Rules) -> Layout:
     def build(config: Mapping[str, Any], _state: State) -> Tsn:
-        unknown = sorted(set(config) - set(ACCEPTED))
-        if unknown:
-            raise InvalidOptions(f"TSN has no option {unknown[0]!r}; accepted are {', '.join(ACCEPTED)}")
+        refuse_unknown(config, ACCEPTED, "config")
         if config.get("architecture", architecture) != architecture:
             given = config["architecture"]
             raise InvalidOptions(f"TSN: architecture is {given!r}; the accepted one of this layout is {architecture}")
-        try:
-            return Tsn(TsnConfig(**{"architecture": architecture, **config}))
-        except ValueError as error:
-            raise InvalidOptions(f"TSN: {error}") from None
+        return Tsn(TsnConfig(**{"architecture": architecture, **config}))
 
-    return Layout(build, _renamed(rules))
-
-
-def _renamed(rules: Rules) -> Callable[[str], str]:
-    def published_name(ours: str) -> str:
-        return next(match.expand(theirs) for rule, theirs in rules if (match := re.fullmatch(rule, ours)))
-
-    return published_name
+    return Layout(build, renamed(rules))
 
 
 LAYOUTS: dict[str, Layout] = {

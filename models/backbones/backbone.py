@@ -113,20 +113,9 @@ def is_traced() -> bool:
     return traced
 
 
-def check_size(name: str, value: object) -> None:
-    """Refuse a size in a configuration that is not a whole number from 1 on."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name} is {value!r}; a whole number from 1 on is needed")
-
-
 def check_width(width: object) -> None:
     if not isinstance(width, int | float) or not 0 < width <= WIDEST:
         raise ValueError(f"width is {width!r}; a number above 0 and up to {WIDEST} is needed")
-
-
-def check_dropout(dropout: object) -> None:
-    if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
-        raise ValueError(f"dropout is {dropout!r}; a number from 0 to below 1 is needed")
 
 
 def scaled(channels: int, width: float) -> int:

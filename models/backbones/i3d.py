@@ -28,11 +28,10 @@ from models.backbones.backbone import (
     Normalise,
     PixelScale,
     check_clips,
-    check_dropout,
-    check_size,
     check_width,
     scaled,
 )
+from models.checks import check_dropout, check_size
 
 Sizes = tuple[int, int, int]  # time, height, width
 
@@ -58,7 +57,7 @@ class I3dConfig:
         for name in ("num_classes", "clip_frames", "size_px"):
             check_size(name, getattr(self, name))
         check_width(self.width)
-        check_dropout(self.dropout)
+        check_dropout("dropout", self.dropout)
 
 
 def rgb(num_classes: int = 400) -> I3dConfig:

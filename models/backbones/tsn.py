@@ -31,12 +31,11 @@ from models.backbones.backbone import (
     Normalise,
     PixelScale,
     check_clips,
-    check_dropout,
-    check_size,
     check_width,
 )
 from models.backbones.bn_inception import MULTIPLE_OF_PX, BnInception
 from models.backbones.resnet import ResNet50
+from models.checks import check_dropout, check_size
 
 Architecture = Literal["resnet50", "bn_inception"]
 TRUNKS: Mapping[Architecture, type[ResNet50 | BnInception]] = {"resnet50": ResNet50, "bn_inception": BnInception}
@@ -82,7 +81,7 @@ class TsnConfig:
         if self.architecture == "bn_inception" and self.size_px % MULTIPLE_OF_PX:
             raise ValueError(f"size_px is {self.size_px}; bn_inception takes multiples of {MULTIPLE_OF_PX}")
         check_width(self.width)
-        check_dropout(self.dropout)
+        check_dropout("dropout", self.dropout)
 
 
 def resnet50(kind: Kind, num_classes: int = 400) -> TsnConfig:

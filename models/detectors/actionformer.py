@@ -4,143 +4,24 @@ A pyramid of transformer blocks over snippet features, each of which sees a loca
 level, shared heads give class scores and the distances to the action's start and end. Shapes: features (B, C, T), mask
 (B, T); level l has T / scale_factor^l points. Coordinates are grid positions throughout.
 
-Differences from the published code, none of which changes a number at a real snippet: attention is computed in chunks
-of any length, so T need only be a multiple of the coarsest stride; padded keys get a large negative score rather than
-minus infinity, so that a window without any snippet gives zeros, not NaN.
+Differences from the published code, none of which changes a number at a real snippet of a given window: attention is
+computed in chunks of any length, so T need only be a multiple of the coarsest stride; padded keys get the least finite
+score rather than minus infinity, so that a window without any snippet gives zeros, not NaN.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  (what every torch user calls it)
 
-from models.detectors.detector import Candidates, Detector, Lengths
+from models.detectors.actionformer_config import ActionFormerConfig
+from models.detectors.detector import Candidates, Detector
 
-HIDDEN = -1e4  # the score of a key that must not be seen: exp of it is exactly 0 in float32
 SMALLEST_CHUNK = 8
-
-
-@dataclass(frozen=True)
-class ActionFormerConfig:
-    """`windows`: attention window of the stem and of each further level, in points of that level; 0 sees everything.
-
-    `projected_channels` belongs to input of several kinds of feature, each of which is first projected by itself.
-    `train_length` is the longest window of training; position encodings are stretched beyond it.
-    `mask_after_norm` and `pyramid_depthwise` tell OpenTAD's networks from those of the paper's own code.
-    """
-
-    input_channels: tuple[int, ...]
-    num_classes: int
-    projected_channels: tuple[int, ...] = ()
-    channels: int = 512
-    heads: int = 4
-    windows: tuple[int, ...] = (19, 19, 19, 19, 19, 19)
-    blocks: Literal["transformer", "convolution"] = "transformer"
-    embed_layers: int = 2
-    embed_kernel: int = 3
-    stem_blocks: int = 2
-    scale_factor: int = 2
-    neck: Literal["identity", "pyramid"] = "identity"
-    neck_channels: int = 512
-    first_level: int = 0
-    head_channels: int = 512
-    head_layers: int = 3
-    head_kernel: int = 3
-    embed_norm: bool = True
-    neck_norm: bool = True
-    head_norm: bool = True
-    position_encoding: bool = False
-    relative_positions: bool = False
-    train_length: int = 2304
-    dropout: float = 0.0
-    drop_path: float = 0.1
-    input_dropout: float = 0.0
-    residual_scale: bool = True
-    prior_probability: float = 0.01
-    empty_classes: tuple[int, ...] = ()
-    norm_eps: float = 1e-5
-    mask_after_norm: bool = False
-    pyramid_depthwise: bool = True
-
-    def __post_init__(self) -> None:
-        if len(self.input_channels) > 1 and len(self.projected_channels) != len(self.input_channels):
-            raise ValueError(
-                f"{len(self.input_channels)} kinds of feature need as many projected_channels, "
-                f"found {self.projected_channels}"
-            )
-        if self.projected_channels and sum(self.projected_channels) != self.channels:
-            raise ValueError(f"projected_channels {self.projected_channels} add up to channels, not {self.channels}")
-        if self.channels % self.heads:
-            raise ValueError(f"channels {self.channels} are no multiple of heads {self.heads}")
-        if self.scale_factor % 2:
-            raise ValueError(f"scale_factor is {self.scale_factor}; an even number is needed")
-        if not 0 <= self.first_level < len(self.windows):
-            raise ValueError(f"first_level is {self.first_level}; there are levels 0 to {len(self.windows) - 1}")
-        if self.neck == "identity" and self.neck_channels != self.channels:
-            raise ValueError(
-                f"neck_channels {self.neck_channels} differ from channels {self.channels} without a pyramid"
-            )
-        if self.relative_positions and any(window > 1 and window % 2 == 0 for window in self.windows):
-            raise ValueError(f"relative positions need windows of odd length, found {self.windows}")
-
-    @property
-    def strides(self) -> tuple[int, ...]:
-        """Of the levels that have heads, in grid positions."""
-        return tuple(self.scale_factor**level for level in range(self.first_level, len(self.windows)))
-
-    @property
-    def lengths(self) -> Lengths:
-        coarsest = self.scale_factor ** (len(self.windows) - 1)
-        if any(window <= 1 for window in self.windows):  # a level that sees everything is meant for resized videos
-            return Lengths(coarsest, fixed=self.train_length)
-        # One empty point on the coarsest level is what convolution and pooling of the last real one reach.
-        return Lengths(coarsest, margin=coarsest)
-
-
-def thumos(input_channels: int = 2048, num_classes: int = 20) -> ActionFormerConfig:
-    return ActionFormerConfig((input_channels,), num_classes)
-
-
-def activitynet(input_channels: int = 2048) -> ActionFormerConfig:
-    """Finds actions of any class in 192 steps per video; something else names them."""
-    return ActionFormerConfig(
-        (input_channels,),
-        num_classes=1,
-        channels=256,
-        neck_channels=256,
-        head_channels=256,
-        windows=(7, 7, 7, 7, 7, 0),
-        position_encoding=True,
-        train_length=192,
-    )
-
-
-def epic_kitchens(input_channels: int = 2304, num_classes: int = 97) -> ActionFormerConfig:
-    return ActionFormerConfig((input_channels,), num_classes, windows=(9,) * 6)
-
-
-def ego4d(input_channels: int = 2304, num_classes: int = 110) -> ActionFormerConfig:
-    return ActionFormerConfig(
-        (input_channels,), num_classes, windows=(9,) * 7, position_encoding=True, train_length=1024, dropout=0.1
-    )
-
-
-def compact(input_channels: int, num_classes: int, channels: int = 64) -> ActionFormerConfig:
-    """For small data and small machines."""
-    return ActionFormerConfig(
-        (input_channels,),
-        num_classes,
-        channels=channels,
-        neck_channels=channels,
-        head_channels=channels,
-        windows=(9,) * 5,
-        train_length=512,
-    )
 
 
 class ActionFormerOutputs(NamedTuple):
@@ -212,7 +93,7 @@ class ResidualScale(nn.Module):
 def attend_everywhere(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
     """Queries, keys, values (B, H, T, D), mask (B, 1, T) → (B, H, T, D)."""
     scores = query @ key.transpose(2, 3)
-    return scores.masked_fill(mask[:, :, None] == 0, HIDDEN).softmax(dim=-1) @ value
+    return scores.masked_fill(mask[:, :, None] == 0, torch.finfo(scores.dtype).min).softmax(dim=-1) @ value
 
 
 def chunk_distances(reach: int) -> Tensor:
@@ -249,7 +130,7 @@ def attend_nearby(
     if bias is not None:
         scores = scores + bias[:, (distances + reach).clamp(0, 2 * reach)][:, None]
     seen = (with_neighbours(mask[..., None]).transpose(3, 4) > 0) & (distances.abs() <= reach)
-    weights = scores.masked_fill(~seen, HIDDEN).softmax(dim=-1)
+    weights = scores.masked_fill(~seen, torch.finfo(scores.dtype).min).softmax(dim=-1)
     found = (weights @ with_neighbours(value)).reshape(batch, heads, chunks * size, width)
     return found[:, :, :steps]
 

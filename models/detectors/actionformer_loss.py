@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from models.detectors.actionformer import ActionFormerConfig, ActionFormerOutputs
+from models.detectors.actionformer import ActionFormerOutputs
+from models.detectors.actionformer_config import ActionFormerConfig
 from models.detectors.detector import Losses, Targets
 
 FAR = 10_000.0

@@ -19,8 +19,15 @@ USEFUL = {"min_score": 0.1, "top_k": 100}
 def windowing(lengths: Lengths) -> dict[str, Any]:
     if lengths.fixed is not None:
         return {"mode": "resize", "length": lengths.fixed, "span": "clips", "offset_steps": 0.5}
-    longest = LONGEST_WINDOW // lengths.multiple_of * lengths.multiple_of
-    return {"mode": "whole", "multiple_of": lengths.multiple_of, "margin": lengths.margin, "max_length": longest}
+    unit = lengths.beyond_multiple_of or lengths.multiple_of
+    return {
+        "mode": "whole",
+        "multiple_of": lengths.multiple_of,
+        "margin": lengths.margin,
+        "train_length": lengths.train_length,
+        "beyond_multiple_of": lengths.beyond_multiple_of,
+        "max_length": max(1, LONGEST_WINDOW // unit) * unit,
+    }
 
 
 def thumos() -> dict[str, Any]:

@@ -41,12 +41,16 @@ class Losses(NamedTuple):
 class Lengths:
     """Which window lengths a detector takes, in steps; `fixed` excludes all others.
 
-    `margin`: so many empty steps after a video make its last candidates independent of how far it is padded beyond.
+    `margin`: so many empty steps after a video make its last candidates independent of how far it is padded beyond. It
+    is published numbers that count: a video is padded to `train_length` at most, and a longer one to a multiple of
+    `beyond_multiple_of`, margin or not.
     """
 
     multiple_of: int = 1
     fixed: int | None = None
     margin: int = 0
+    train_length: int | None = None
+    beyond_multiple_of: int | None = None
 
 
 class DetectorConfig(Protocol):

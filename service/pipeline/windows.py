@@ -202,12 +202,24 @@ def _starts(num_snippets: int, length: int, hop: int, tail: str) -> NDArray[np.i
 
 def _whole(num_snippets: int, windowing: Whole) -> WindowPlan:
     limit = windowing.max_length
-    needed = num_snippets + windowing.margin
-    if limit is None or needed <= limit:
-        length = ceil(needed / windowing.multiple_of) * windowing.multiple_of
+    if limit is None or num_snippets <= limit:
+        length = _padded(num_snippets, windowing)
+        length = length if limit is None else min(length, limit)
         return _cut(num_snippets, length, np.zeros(1, np.int64))
     hop = max(1, limit - round(limit * windowing.overlap))
     return _cut(num_snippets, limit, _starts(num_snippets, limit, hop, "shift"))
+
+
+def _padded(num_snippets: int, windowing: Whole) -> int:
+    """How long the window of a whole video is."""
+    wanted = _rounded_up(num_snippets + windowing.margin, windowing.multiple_of)
+    if windowing.train_length is None or windowing.beyond_multiple_of is None or wanted <= windowing.train_length:
+        return wanted
+    return max(windowing.train_length, _rounded_up(num_snippets, windowing.beyond_multiple_of))
+
+
+def _rounded_up(length: int, multiple_of: int) -> int:
+    return ceil(length / multiple_of) * multiple_of
 
 
 def _resized(num_snippets: int, length: int) -> WindowPlan:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from service.errors import DeviceUnavailable, InferenceFailed, InvalidBundle
+from service.errors import DeviceUnavailable, InferenceFailed, InvalidBundle, first_line
 from service.runtime.device_graphs import identity
 from service.runtime.session import Array, Device, Tensor, TensorSpec, to_numpy
 
@@ -56,8 +56,8 @@ class OnnxSession:
             self._session = _open(graph, options, _providers(provider, options))
         except Exception as error:
             if provider == CUDA and _loads_on_cpu(graph, options):
-                raise DeviceUnavailable(f"{name}: CUDA fails: {_first_line(error)}; {_cuda_advice()}") from error
-            raise InvalidBundle(f"{name}: ONNX Runtime cannot load it: {_first_line(error)}") from error
+                raise DeviceUnavailable(f"{name}: CUDA fails: {first_line(error)}; {_cuda_advice()}") from error
+            raise InvalidBundle(f"{name}: ONNX Runtime cannot load it: {first_line(error)}") from error
         active = self._session.get_providers()
         if provider not in active:
             raise DeviceUnavailable(
@@ -80,7 +80,7 @@ class OnnxSession:
             return dict(zip(names, self._session.run(names, arrays), strict=True))
         except Exception as error:
             shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in feeds.items())
-            raise InferenceFailed(f"{self.name}: failed on {shapes}: {_first_line(error)}") from error
+            raise InferenceFailed(f"{self.name}: failed on {shapes}: {first_line(error)}") from error
 
     def _run_bound(self, feeds: Mapping[str, Tensor], keep: Collection[str], names: list[str]) -> dict[str, Tensor]:
         home = ("cuda", self._options.gpu_index) if self.provider == CUDA else ("cpu", 0)
@@ -179,7 +179,11 @@ def _share_cpu_arena(limit_bytes: int) -> None:
 def _providers(provider: str, options: OnnxOptions) -> list[Any]:
     if provider == CPU:
         return [CPU]
-    cuda: dict[str, Any] = {"device_id": options.gpu_index, "arena_extend_strategy": "kSameAsRequested"}
+    cuda: dict[str, Any] = {
+        "device_id": options.gpu_index,
+        "arena_extend_strategy": "kSameAsRequested",
+        "use_tf32": "0",  # ten bits of mantissa would undo what an export's parity promises
+    }
     if options.gpu_memory_bytes:
         cuda["gpu_mem_limit"] = options.gpu_memory_bytes
     _preload_cuda()
@@ -199,10 +203,6 @@ def _preload_cuda() -> str:
 def _spec(node: Any) -> TensorSpec:
     shape = tuple(dim if isinstance(dim, int) else None for dim in node.shape)
     return TensorSpec(node.name, shape, node.type.removeprefix("tensor(").removesuffix(")"))
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n", 1)[0][:300]
 
 
 def _cuda_advice() -> str:

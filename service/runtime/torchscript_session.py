@@ -12,7 +12,6 @@ import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -198,9 +197,8 @@ def _torch() -> Any:
     return torch
 
 
-@cache
 def _cuda_fault(gpu_index: int) -> str:
-    """Why torch cannot use a GPU, by its own words; nothing where it can."""
+    """Why torch cannot use a GPU now, by its own words; nothing where it can."""
     torch = _torch()
     try:
         torch.zeros(1, device=f"cuda:{gpu_index}")
@@ -213,6 +211,7 @@ def _apply(options: OnnxOptions, device: str) -> None:
     torch = _torch()
     if options.threads:
         torch.set_num_threads(options.threads)
+    torch.backends.cudnn.allow_tf32 = False  # as in ONNX Runtime: parity was promised in full float32
     if device != CPU and options.gpu_memory_bytes:
         total_bytes = torch.cuda.get_device_properties(device).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, options.gpu_memory_bytes / total_bytes), device)

@@ -23,6 +23,8 @@ from exporters.recipe import Recipe
 from models import bundle as bundles
 from models.backbones import i3d
 from service.errors import ExportFailed, InvalidBundle, InvalidOptions, WeightsMismatch
+from service.runtime import loaded_model
+from service.runtime.onnx_session import OnnxOptions
 from service.runtime.session import to_numpy
 from tests.support import videos
 
@@ -34,6 +36,7 @@ TINY_DETECTOR = {
     "preset": "compact",
     "options": {"channels": 16, "neck_channels": 16, "head_channels": 16, "windows": [9, 9]},
 }
+PUBLISHED = {"network": "actionformer", "layout": "official", "config": {}, "weights": "x.pth"}
 GROUPING = {"threshold": {"kind": "absolute", "values": [0.2]}, "support": "mean"}
 
 
@@ -244,6 +247,13 @@ def test_features_may_be_the_sample(folder: Path) -> None:
     np.save(folder / "narrow.npy", np.zeros((40, 63)))
     with pytest.raises(InvalidOptions, match=r"features have shape \(40, 63\); \(T, 64\) is needed"):
         export(recipe(), folder / "refused", origin=folder, samples=[folder / "narrow.npy"])
+    for name, content in (("empty.npy", b""), ("text.npy", b"text"), ("nan.npy", None)):
+        if content is None:
+            np.save(folder / name, np.full((40, 64), np.nan, np.float32))
+        else:
+            (folder / name).write_bytes(content)
+        with pytest.raises(InvalidOptions, match=rf"{name}: (no array of numbers|features hold NaN)"):
+            export(recipe(), folder / "refused", origin=folder, samples=[folder / name])
     with pytest.raises(InvalidOptions, match=r"none\.mp4: no such file"):
         export(recipe(), folder / "refused", origin=folder, samples=[folder / "none.mp4"])
     assert not (folder / "refused").exists()
@@ -262,6 +272,10 @@ def test_real_features_and_a_real_video_give_the_same_segments(assets: Path, fol
         assert made.manifest.parity["segments_compared"] > 400
 
 
+def twins(bundle: bundles.Bundle, exported: dict[str, Any], eager: dict[str, Any]) -> Twins:
+    return Twins(*(loaded_model.join(bundle, sessions, OnnxOptions(device="cpu")) for sessions in (exported, eager)))
+
+
 def test_a_bundle_whose_graphs_are_of_another_network_is_refused(two_streams: dict[Format, Path]) -> None:
     """Tensor parity would tell; segments must tell by themselves, too."""
     from exporters.export import open_session
@@ -278,13 +292,13 @@ def test_a_bundle_whose_graphs_are_of_another_network_is_refused(two_streams: di
     }
     exported = {name: open_session(bundle.read_file(name), "onnx", name) for name in bundle.manifest.graphs}
     eager["detector.onnx"] = EagerSession(from_detector(detector))
-    compared, furthest_s = parity.segment_gap(Twins.of(bundle, exported, eager), [])
+    compared, furthest_s = parity.segment_gap(twins(bundle, exported, eager), [])
     assert compared > 0
     assert furthest_s < 1e-3
     with torch.no_grad():
         detector.get_parameter("classify.answer.conv.bias")[0] += 1
     with pytest.raises(ExportFailed, match=r"1 random snippets, preset use: '\w+' from .* is only in"):
-        parity.segment_gap(Twins.of(bundle, exported, eager), [])
+        parity.segment_gap(twins(bundle, exported, eager), [])
 
 
 @pytest.mark.parametrize(
@@ -303,6 +317,14 @@ def test_a_bundle_whose_graphs_are_of_another_network_is_refused(two_streams: di
             InvalidOptions,
             "takes 5 feature channels, the streams give 64",
         ),
+        ({"detector": {"network": "actionformer", "preset": "activitynet"}}, InvalidOptions, "labels has 3 names"),
+        ({"detector": {**TINY_DETECTOR, "options": {"heads": 0}}}, InvalidOptions, "heads is 0"),
+        ({"detector": {**TINY_DETECTOR, "options": {"channels": True}}}, InvalidOptions, "channels: Input should be"),
+        ({"streams": [{**TINY_RGB, "options": {"num_classes": 10**13}}]}, InvalidOptions, "i3d: "),
+        ({"streams": [TINY_RGB, TINY_RGB]}, InvalidBundle, "are not distinct"),
+        ({"labels": ["a", "a"]}, InvalidBundle, "more than once"),
+        ({"windowing": {"mode": "whole", "multiple_of": 3}}, InvalidOptions, "takes multiples of 2"),
+        ({"windowing": {"mode": "sliding", "length": 15, "hop": 5}}, InvalidOptions, "windows of 15 steps"),
         ({"grid": {"stride_frames": 4, "tail": "cut"}}, InvalidBundle, "grid.tail"),
         ({"windowing": {"mode": "whole", "multiple_of": 4, "step": 1}}, InvalidBundle, "windowing.whole.step"),
     ],
@@ -322,6 +344,13 @@ def test_weights_that_do_not_fit_are_told(folder: Path) -> None:
         export(wanted, folder / "misfit", origin=folder)
 
 
+def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file" / "out", tmp_path / ("x" * 300)):
+        with pytest.raises((InvalidOptions, InvalidBundle), match="cannot be written"):
+            export(recipe(), out, origin=tmp_path, form="torchscript")
+
+
 def test_an_existing_folder_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     with pytest.raises(InvalidBundle, match="exists already"):
@@ -336,6 +365,10 @@ def test_an_existing_folder_is_left_alone(tmp_path: Path) -> None:
         (json.dumps(described(detector=None)), "postprocessing must say how class scores become segments"),
         (json.dumps(described(streams=[{**TINY_RGB, "layout": "official"}])), "layout and config go together"),
         (json.dumps({"name": "x"}), "licence: missing key"),
+        (json.dumps(described(name="../evil")), "name: String should match pattern"),
+        (json.dumps(described(streams=[{**TINY_RGB, "name": "a/b"}])), "streams.0.name: String should match"),
+        (json.dumps(described(streams=[{**TINY_RGB, "weights": ""}])), "streams.0.weights"),
+        (json.dumps(described(detector=PUBLISHED)), "rules names the preset that does"),
     ],
 )
 def test_a_recipe_that_is_none_is_told_by_key(text: str, told: str, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from exporters import published
+from models.detectors import actionformer_config
 from models.detectors.actionformer import ActionFormer
 from service.errors import InvalidOptions, WeightsMismatch
 from tests.support import golden
@@ -81,9 +82,18 @@ def test_options_that_mean_nothing_here_are_told(known: golden.GoldenSet, change
         published.load("actionformer", "official", known.state, {**known.config["model"], **change})
 
 
+def test_what_a_published_configuration_leaves_out_takes_its_defaults() -> None:
+    given = {"fpn_type": "identity", "max_buffer_len_factor": 6.0, "n_mha_win_size": 19}
+    sizes = {"input_dim": 2048, "num_classes": 20, "max_seq_len": 2304}
+    with torch.device("meta"):
+        form = published.find_layout("actionformer", "official")
+        network = form.build({**given, **sizes}, {"x.drop_path_attn.scale": torch.zeros(1)})
+    assert network.config == actionformer_config.thumos()
+
+
 def test_a_configuration_with_a_gap_is_told(known: golden.GoldenSet) -> None:
-    config = {key: value for key, value in known.config["model"].items() if key != "embd_dim"}
-    with pytest.raises(InvalidOptions, match="the configuration lacks 'embd_dim'"):
+    config = {key: value for key, value in known.config["model"].items() if key != "input_dim"}
+    with pytest.raises(InvalidOptions, match="the configuration lacks 'input_dim'"):
         published.load("actionformer", "official", known.state, config)
 
 
@@ -147,7 +157,7 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path) -> None:
     ("content", "told"),
     [
         ({"state_dict": {}}, "not named weights"),
-        ({"lr": 0.1}, "entry 'lr' is float, not a tensor"),
+        ({"lr": 0.1}, "entry 'lr' is float, not a tensor by name"),
         ([1], "holds list"),
     ],
 )
@@ -155,6 +165,30 @@ def test_a_file_without_weights_is_told(content: object, told: str, tmp_path: Pa
     torch.save(content, tmp_path / "file.pth")
     with pytest.raises(InvalidOptions, match=told):
         published.read(tmp_path / "file.pth")
+
+
+def test_damaged_files_are_told_whatever_they_break(known: golden.GoldenSet, tmp_path: Path) -> None:
+    torch.save(known.state, tmp_path / "whole.pth")
+    np.savez(tmp_path / "whole.npz", weight=np.arange(1000.0))
+    np.save(tmp_path / "array.npy", np.arange(3.0))
+    (tmp_path / "array.npy").rename(tmp_path / "array.npz")
+    np.savez(tmp_path / "text.npz", weight=np.array(["a"]))
+    draw = np.random.default_rng(0)
+    damaged = [tmp_path / "array.npz", tmp_path / "text.npz"]
+    for number, name in enumerate(["whole.pth", "whole.npz"] * 40):
+        content = bytearray((tmp_path / name).read_bytes())
+        for place in draw.integers(0, len(content), 20):
+            content[place] = draw.integers(0, 256)
+        path = tmp_path / f"{number}{Path(name).suffix}"
+        path.write_bytes(content[: draw.integers(1, len(content))] if number % 4 < 2 else content)
+        damaged.append(path)
+    refused = 0
+    for path in damaged:
+        try:
+            published.read(path)
+        except InvalidOptions:
+            refused += 1
+    assert refused > 40
 
 
 def test_files_that_cannot_be_read_are_told(tmp_path: Path) -> None:

@@ -106,8 +106,9 @@ def test_every_weight_of_a_detector_learns_from_its_loss(name: str, variant: str
     loss = DETECTORS[name].loss(networks.LOSSES[name], network.config)
     targets = [networks.annotated(features.shape[2], network.config.num_classes)]
     loss(network(features, mask), targets).total.backward()
-    missed = [key for key, weight in network.named_parameters() if weight.grad is None]
-    assert missed == []
+    # A key's bias shifts all scores of a query alike, which softmax undoes.
+    idle = [key for key, weight in network.named_parameters() if weight.grad is None or not weight.grad.any()]
+    assert [key for key in idle if not key.endswith("attn.key.bias")] == []
 
 
 def test_every_entry_has_a_page_that_names_its_presets() -> None:

@@ -20,7 +20,7 @@ from exporters import networks
 from exporters.export import EXPORTERS, SUFFIXES, Format
 from exporters.exportable import from_detector
 from models import bundle as bundles
-from models.detectors import actionformer, actionformer_rules
+from models.detectors import actionformer, actionformer_config, actionformer_rules
 from tests.support import bundles as tiny
 from tests.support import graphs
 
@@ -69,7 +69,7 @@ class Run:
 
 
 def make_bundle(folder: Path, form: Format) -> bundles.Bundle:
-    config = actionformer.thumos()
+    config = actionformer_config.thumos()
     network = networks.scatter(actionformer.ActionFormer(config), seed=0).eval()
     detector = f"detector{SUFFIXES[form]}"
     manifest = tiny.manifest(

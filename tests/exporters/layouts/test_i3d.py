@@ -46,7 +46,7 @@ def test_a_weight_that_does_not_fit_is_told_by_its_published_name():
 
 def test_what_a_golden_set_says_about_itself_is_not_a_dimension():
     config = golden.read("i3d/flow24").config
-    assert FORM.build(config | {"width": 0.125}, {}).config == I3dConfig("flow", 400, 0.125)
+    assert FORM.build(config | {"width": 0.125}, {}).config == I3dConfig("flow", 400, 0.125, clip_frames=24)
 
 
 @pytest.mark.parametrize(
@@ -54,13 +54,13 @@ def test_what_a_golden_set_says_about_itself_is_not_a_dimension():
     [
         (
             {"widht": 0.5},
-            "I3D has no option 'widht'; accepted are in_channels, num_classes, width, size_px, clip_frames",
+            "config has unknown keys widht; accepted are clip_frames, in_channels, num_classes, size_px, width",
         ),
         ({"in_channels": 1}, r"in_channels is 1; accepted are 3 \(RGB\) and 2 \(flow\)"),
         ({"in_channels": [3]}, r"in_channels is \[3\]"),
-        ({"num_classes": 0}, "I3D: num_classes is 0"),
+        ({"num_classes": 0}, r"i3d \(official\): num_classes is 0"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options, told):
     with pytest.raises(InvalidOptions, match=told):
-        FORM.build(SMALL | options, {})
+        published.load("i3d", "official", {}, SMALL | options)

@@ -129,14 +129,14 @@ def test_a_weight_that_is_missing_is_told_by_its_published_name():
         (
             "mmaction",
             {"depth": 50},
-            "TSN has no option 'depth'; accepted are architecture, kind, num_classes, segments",
+            "config has unknown keys depth; accepted are architecture, dropout, kind, num_classes, segments",
         ),
         ("mmaction", {"architecture": "bn_inception"}, "architecture is 'bn_inception'; .* this layout is resnet50"),
         ("tsn-pytorch", {"architecture": "resnet50"}, "architecture is 'resnet50'; .* this layout is bn_inception"),
-        ("torchvision", {"num_classes": None}, "TSN: num_classes is None; a whole number"),
-        ("tsn-pytorch", {"size_px": 112}, "TSN: size_px is 112; bn_inception takes multiples of 32"),
+        ("torchvision", {"num_classes": None}, r"tsn \(torchvision\): num_classes is None; a whole number"),
+        ("tsn-pytorch", {"size_px": 112}, r"tsn \(tsn-pytorch\): size_px is 112; bn_inception takes multiples of 32"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(layout, options, told):
     with pytest.raises(InvalidOptions, match=told):
-        LAYOUTS[layout].build(SMALL | options, {})
+        published.load("tsn", layout, {}, SMALL | options)

@@ -8,10 +8,13 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from pydantic import TypeAdapter
 
 from exporters import published
-from models.detectors import actionformer
-from models.detectors.actionformer import ActionFormer, ActionFormerConfig, ActionFormerOutputs
+from models.detectors import actionformer, actionformer_config, actionformer_rules
+from models.detectors.actionformer import ActionFormer, ActionFormerOutputs
+from models.detectors.actionformer_config import ActionFormerConfig
+from models.manifest import Windowing
 from models.postprocessing import Postprocessing
 from service.localization import DetectOptions, Segment
 from service.pipeline import segments, windows
@@ -98,6 +101,32 @@ def candidate_rules(test_cfg: dict) -> dict:
         "min_length_steps": test_cfg["duration_thresh"],
         "score_map": None,
     }
+
+
+@pytest.mark.parametrize("video", VIDEOS)
+@pytest.mark.parametrize("name", ["local", "multi"])
+def test_the_window_that_serving_makes_gives_the_published_candidates(name: str, video: int) -> None:
+    """It is as short as can be: only a video near the published padding, or beyond it, is padded as there."""
+    known, network, outputs = run_video(name, video)
+    features = known.inputs[f"eval/{video}/feats"]
+    windowing = TypeAdapter(Windowing).validate_python(actionformer_rules.windowing(network.config.lengths))
+    length = windows.plan(features.shape[1], windowing).mask.shape[1]
+    assert length <= known.outputs[f"eval/{video}/padded_len"]
+    with torch.inference_mode():
+        served = network(*padded(features, length))
+    rules = Postprocessing(**candidate_rules(known.config["test_cfg"]))
+    found, expected = (candidates_of(network, one, rules) for one in (served, outputs))
+    np.testing.assert_array_equal(found.labels, expected.labels)
+    np.testing.assert_allclose(found.scores, expected.scores, **FORWARD)
+    np.testing.assert_allclose(found.spans, expected.spans, **FORWARD)
+
+
+def test_a_short_video_costs_what_it_is_long() -> None:
+    windowing = TypeAdapter(Windowing).validate_python(
+        actionformer_rules.windowing(actionformer_config.thumos().lengths)
+    )
+    lengths = {count: windows.plan(count, windowing).mask.shape[1] for count in (1, 300, 2250, 2304, 2305, 54_000)}
+    assert lengths == {1: 64, 300: 352, 2250: 2304, 2304: 2304, 2305: 2880, 54_000: 54_144}
 
 
 @pytest.mark.parametrize("video", VIDEOS)
@@ -224,6 +253,7 @@ VARIANTS = {
     "several features": replace(LOCAL, input_channels=(4, 2), projected_channels=(5, 3)),
     "stride 4": replace(LOCAL, scale_factor=4),
     "window of three": replace(LOCAL, windows=(3, 3, 3)),
+    "wide kernels": replace(LOCAL, head_kernel=7, embed_kernel=9),
     "one layer in heads": replace(LOCAL, head_layers=1),
     "without residual scales": replace(LOCAL, residual_scale=False),
     "OpenTAD": replace(LOCAL, norm_eps=1e-6, mask_after_norm=True),
@@ -248,9 +278,10 @@ def candidates(network: ActionFormer, features: torch.Tensor, mask: torch.Tensor
 @pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS)
 def test_padding_further_changes_no_candidate(config: ActionFormerConfig) -> None:
     network = randomised(config)
-    step = network.config.scale_factor ** (len(config.windows) - 1)
+    step = config.lengths.multiple_of
     real = torch.randn(1, 6, 2 * step - 1)
-    lengths = [3 * step, 5 * step]
+    shortest = -(-(real.shape[2] + max(config.lengths.margin, step)) // step) * step
+    lengths = [shortest, shortest + 2 * step]
     found = []
     for length in lengths:
         features = torch.zeros(1, 6, length)
@@ -313,6 +344,17 @@ def test_unfit_configurations_are_refused() -> None:
     for changes, told in [
         ({"heads": 3}, "heads 3"),
         ({"scale_factor": 3}, "scale_factor is 3"),
+        ({"scale_factor": 0}, "scale_factor is 0"),
+        ({"heads": 0}, "heads is 0"),
+        ({"channels": -16}, "channels is -16"),
+        ({"windows": (5, -3, 5)}, "no negative number"),
+        ({"windows": ()}, "one or more windows"),
+        ({"input_channels": ()}, "one or more channels"),
+        ({"stem_blocks": -1}, "no negative number"),
+        ({"embed_kernel": 4}, "must be odd"),
+        ({"drop_path": 1}, "drop_path is 1"),
+        ({"prior_probability": 1.0}, "prior_probability is 1.0"),
+        ({"empty_classes": (7,)}, "beyond the 3"),
         ({"first_level": 3}, "first_level is 3"),
         ({"neck_channels": 4}, "neck_channels 4"),
         ({"input_channels": (3, 3)}, "projected_channels"),

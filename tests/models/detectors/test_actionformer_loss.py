@@ -11,7 +11,8 @@ from torch import Tensor
 
 from exporters import published
 from models.detectors import actionformer_loss
-from models.detectors.actionformer import ActionFormer, ActionFormerConfig, ActionFormerOutputs
+from models.detectors.actionformer import ActionFormer, ActionFormerOutputs
+from models.detectors.actionformer_config import ActionFormerConfig
 from models.detectors.actionformer_loss import ActionFormerLoss, ActionFormerLossConfig, diou, focal, giou
 from models.detectors.detector import Targets
 from tests.support import golden
@@ -177,11 +178,11 @@ def test_a_point_within_two_actions_answers_for_the_shorter_one(share: bool, lab
 
 
 def test_presets_have_a_range_for_every_level() -> None:
-    from models.detectors import actionformer
+    from models.detectors import actionformer_config
 
     for name in ("thumos", "activitynet", "epic_kitchens", "ego4d"):
-        ActionFormerLoss(getattr(actionformer_loss, name)(), getattr(actionformer, name)())
-    ActionFormerLoss(actionformer_loss.compact(), actionformer.compact(8, 2))
+        ActionFormerLoss(getattr(actionformer_loss, name)(), getattr(actionformer_config, name)())
+    ActionFormerLoss(actionformer_loss.compact(), actionformer_config.compact(8, 2))
     with pytest.raises(ValueError, match="1 regression ranges for 2 levels"):
         ActionFormerLoss(ActionFormerLossConfig(((0.0, 4.0),)), TINY)
 
