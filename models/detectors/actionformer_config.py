@@ -63,8 +63,10 @@ class ActionFormerConfig:
             raise ValueError(f"projected_channels {self.projected_channels} add up to channels, not {self.channels}")
         if self.channels % self.heads:
             raise ValueError(f"channels {self.channels} are no multiple of heads {self.heads}")
-        if self.scale_factor % 2:
-            raise ValueError(f"scale_factor is {self.scale_factor}; an even number is needed")
+        if self.blocks == "transformer" and self.scale_factor > 1 and self.scale_factor % 2:
+            raise ValueError(f"scale_factor is {self.scale_factor}; attention pools by 1 or an even number")
+        if self.embed_layers == 0 and (sum(self.projected_channels) or self.input_channels[0]) != self.channels:
+            raise ValueError(f"without embed_layers the features must have {self.channels} channels, as the blocks do")
         if not 0 <= self.first_level < len(self.windows):
             raise ValueError(f"first_level is {self.first_level}; there are levels 0 to {len(self.windows) - 1}")
         if self.neck == "identity" and self.neck_channels != self.channels:
@@ -75,27 +77,20 @@ class ActionFormerConfig:
             raise ValueError(f"relative positions need windows of odd length, found {self.windows}")
 
     def _check_numbers(self) -> None:
-        for name in (
-            "num_classes",
-            "channels",
-            "heads",
-            "scale_factor",
-            "neck_channels",
-            "head_channels",
-            "head_layers",
-        ):
+        for name in ("num_classes", "channels", "heads", "scale_factor", "neck_channels", "head_channels"):
             check_size(name, getattr(self, name))
-        for name in ("embed_layers", "embed_kernel", "head_kernel", "train_length"):
+        for name in ("head_layers", "embed_kernel", "head_kernel", "train_length"):
             check_size(name, getattr(self, name))
         for name in ("input_channels", "projected_channels"):
             for channels in getattr(self, name):
                 check_size(name, channels)
         for name in ("dropout", "drop_path", "input_dropout"):
             check_dropout(name, getattr(self, name))
-        if not self.input_channels or not self.windows or min(self.windows) < 0 or self.stem_blocks < 0:
+        if not self.input_channels or not self.windows or min(*self.windows, self.stem_blocks, self.embed_layers) < 0:
             raise ValueError(
-                f"input_channels {self.input_channels}, windows {self.windows} and stem_blocks {self.stem_blocks}: one "
-                "or more channels, one or more windows (0 sees everything) and no negative number are needed"
+                f"input_channels {self.input_channels}, windows {self.windows}, stem_blocks {self.stem_blocks}, "
+                f"embed_layers {self.embed_layers}: one or more channels, one or more windows (0 sees everything) and "
+                "no negative number are needed"
             )
         if self.embed_kernel % 2 == 0 or self.head_kernel % 2 == 0:
             raise ValueError(f"embed_kernel {self.embed_kernel} and head_kernel {self.head_kernel} must be odd")
