@@ -19,9 +19,8 @@ from typing import Any
 
 import torch
 
-from exporters import networks, parity
-from exporters.export import SUFFIXES, Format, export, open_session
-from exporters.exportable import Exportable, from_backbone, from_detector
+from exporters import parity
+from exporters.export import Format, export, open_session, plan
 from exporters.recipe import Recipe
 
 ROOT = Path(__file__).parents[1]
@@ -91,22 +90,12 @@ def recipe(case: Case) -> Recipe:
     return Recipe.model_validate_json(json.dumps(document))
 
 
-def graph_of(case: Case, wanted: Recipe, form: Format) -> tuple[str, Exportable]:
-    """The graph's file in the bundle, and the network that it was made of."""
-    if wanted.detector is None:
-        backbone = networks.backbone(wanted.streams[0], ROOT, num_classes=len(wanted.labels))
-        return f"features.stream{SUFFIXES[form]}", from_backbone(backbone, "scores")
-    known: dict[str, Any] = {"input_channels": (2048,)}
-    if case.what["preset"] != "activitynet":
-        known["num_classes"] = len(wanted.labels)
-    return f"detector{SUFFIXES[form]}", from_detector(networks.detector(wanted.detector, ROOT, **known))
-
-
 def measure(case: Case, form: Format, rounds: int) -> Result:
     wanted = recipe(case)
+    # The detector's graph is the last; a network that is timed alone has the only one.
+    name, graph = list(plan(wanted, ROOT, form).graphs.items())[-1]
     with tempfile.TemporaryDirectory() as folder:
         bundle = export(wanted, Path(folder) / "bundle", origin=ROOT, form=form)
-        name, graph = graph_of(case, wanted, form)
         content = bundle.read_file(name)
     values = graph.examples(case.sizes)
     feeds = {port.name: value.numpy() for port, value in zip(graph.inputs, values, strict=True)}

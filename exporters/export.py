@@ -36,7 +36,7 @@ ROOM_AROUND_CROP = 8 / 7  # published backbones scale the short side to 256 and 
 
 
 @dataclass(frozen=True)
-class _Plan:
+class Plan:
     """What is to be exported, the manifest less what only files and parity tell, and the bundle run by its networks."""
 
     backbones: Mapping[str, Backbone]
@@ -59,33 +59,30 @@ def export(
     Weights are looked up from `origin`. `say` hears of each graph as it is done: a minute may pass.
     """
     try:
-        if folder.exists():
-            raise InvalidBundle(f"{folder}: exists already; choose another folder, name or version")
-        plan = _plan(recipe, origin, form)
-        parity.check_samples(samples, _channels(plan.backbones) if recipe.detector else None)
+        bundles.check_free(folder)
+        planned = plan(recipe, origin, form)
+        parity.check_samples(samples, _channels(planned.backbones) if recipe.detector else None)
         files: dict[str, bytes] = {}
         sessions: dict[str, Session] = {}
         gaps: dict[str, tuple[Gap, ...]] = {}
-        for name, graph in plan.graphs.items():
+        for name, graph in planned.graphs.items():
             files[name] = EXPORTERS[form](graph)
             sessions[name] = open_session(files[name], form, name)
             gaps[name] = parity.tensor_gaps(graph, sessions[name])
             told = ", ".join(f"{gap.output} within {gap.difference:.2g} of {gap.magnitude:.3g}" for gap in gaps[name])
             say(f"{name}: {len(files[name]) / MIB:.1f} MiB, {told}")
-        twins = Twins(loaded_model.join(plan.eager.bundle, sessions, CPU), plan.eager)
+        twins = Twins(loaded_model.join(planned.eager.bundle, sessions, CPU), planned.eager)
         compared, furthest_s = parity.segment_gap(twins, samples)
         say(f"{compared} segments are the same, times within {furthest_s:.2g} s")
         if not compared:
             say("no segment came of random input, so none was compared: give a --sample that holds some")
         parities = _told(gaps, form, compared, furthest_s)
-        return bundles.write(folder, {**plan.draft, "parity": parities}, files)
+        return bundles.write(folder, {**planned.draft, "parity": parities}, files)
     except BundleError as error:
         raise InvalidBundle(str(error)) from error
-    except OSError as error:
-        raise InvalidOptions(f"{folder}: cannot be written: {error.strerror or error}") from None
 
 
-def _plan(recipe: Recipe, origin: Path, form: Format) -> _Plan:
+def plan(recipe: Recipe, origin: Path, form: Format) -> Plan:
     """Everything that can be known, and refused, before the first graph is exported."""
     backbones = {stream.name: _backbone(stream, recipe, origin) for stream in recipe.streams}
     output: Literal["features", "scores"] = "features" if recipe.detector else "scores"
@@ -98,7 +95,7 @@ def _plan(recipe: Recipe, origin: Path, form: Format) -> _Plan:
     if detector is not None and manifest.windowing is not None:
         _check_windowing(manifest.windowing, detector.config.lengths)
     eager: dict[str, Session] = {name: EagerSession(graph) for name, graph in graphs.items()}
-    return _Plan(backbones, graphs, draft, loaded_model.join(Bundle(origin, manifest, ""), eager, CPU))
+    return Plan(backbones, graphs, draft, loaded_model.join(Bundle(origin, manifest, ""), eager, CPU))
 
 
 def _check_windowing(windowing: Windowing, lengths: Lengths) -> None:

@@ -13,9 +13,6 @@ from models.backbones.backbone import CHANNELS, Backbone
 from models.detectors.detector import Detector
 from service.runtime.session import TensorSpec
 
-DTYPES = {"float": torch.float32, "uint8": torch.uint8, "bool": torch.bool, "int64": torch.int64}
-
-
 BATCHES = (1, 2, 3)
 UNITS = (1, 3, 8, 21)
 

@@ -51,7 +51,7 @@ def read(path: Path) -> dict[str, Tensor]:
 def load(system: str, layout: str, state_dict: Mapping[str, Any], config: Mapping[str, Any]) -> nn.Module:
     """A network in evaluation mode. Every weight must find its place; a misfit is told by its published name."""
     form = find_layout(system, layout)
-    state = _unwrapped({str(name): torch.as_tensor(value) for name, value in state_dict.items()})
+    state = {str(name): torch.as_tensor(value) for name, value in state_dict.items()}
     with told(f"{system} ({layout})"):
         network = form.build(config, state)
     return fill(network, state, f"{system} ({layout})", form.published_name, form.left_out)

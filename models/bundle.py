@@ -85,8 +85,7 @@ def parse_manifest(content: bytes | str, origin: str = MANIFEST) -> Manifest:
 
 def write(folder: Path, manifest: Mapping[str, Any], files: Mapping[str, bytes]) -> Bundle:
     """Writes a bundle whole or not at all, filling in the manifest's `files`; an existing folder is refused."""
-    if folder.exists():
-        raise BundleError(f"{folder}: exists already; choose another folder, name or version")
+    check_free(folder)
     text = compose(manifest, files)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -107,6 +106,16 @@ def write(folder: Path, manifest: Mapping[str, Any], files: Mapping[str, bytes])
         shutil.rmtree(staging, ignore_errors=True)
         raise
     return read(folder)
+
+
+def check_free(folder: Path) -> None:
+    """Refuses a folder that is there, or that could not be."""
+    try:
+        taken = folder.exists()
+    except OSError as error:
+        raise BundleError(f"{folder}: cannot be written: {error.strerror}") from None
+    if taken:
+        raise BundleError(f"{folder}: exists already; choose another folder, name or version")
 
 
 def compose(manifest: Mapping[str, Any], files: Mapping[str, bytes]) -> str:

@@ -1,4 +1,4 @@
-"""What every detector takes and gives: features and a mask in; candidates, or curves of activation, out."""
+"""What every detector takes and gives: features and a mask in, candidates out."""
 
 from __future__ import annotations
 
@@ -14,13 +14,6 @@ class Candidates(NamedTuple):
     spans: Tensor
     scores: Tensor
     groups: Tensor
-
-
-class Activations(NamedTuple):
-    """Activations (B, T, K) at every step, and video_scores (B, K)."""
-
-    activations: Tensor
-    video_scores: Tensor
 
 
 class Targets(NamedTuple):
@@ -73,5 +66,5 @@ class Detector(nn.Module):
         """Features (B, C, T) and mask (B, T), true where there is a real snippet."""
         raise NotImplementedError
 
-    def decode(self, outputs: Any) -> Candidates | Activations:
+    def decode(self, outputs: Any) -> Candidates:
         raise NotImplementedError

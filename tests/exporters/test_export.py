@@ -17,7 +17,7 @@ import torch
 
 from exporters import networks as building
 from exporters import parity
-from exporters.export import Format, export
+from exporters.export import Format, export, plan
 from exporters.parity import EagerSession, Twins
 from exporters.recipe import Recipe
 from models import bundle as bundles
@@ -210,6 +210,14 @@ def test_weights_are_taken_from_the_file_that_the_recipe_names(folder: Path) -> 
     assert made.manifest.provenance.endswith("(random weights: actionformer)")
 
 
+def test_weights_of_data_parallel_training_fit_too(folder: Path) -> None:
+    wrapped = {f"module.{name}": value for name, value in tiny_i3d().state_dict().items()}
+    torch.save({"state_dict": wrapped}, folder / "wrapped.pth")
+    built = building.backbone(recipe(streams=[{**TINY_RGB, "weights": "wrapped.pth"}]).streams[0], folder)
+    for name, value in tiny_i3d().state_dict().items():
+        assert torch.equal(built.state_dict()[name], value)
+
+
 def test_published_weights_take_part_by_layout(folder: Path) -> None:
     from exporters import published
     from tests.support import golden
@@ -279,24 +287,17 @@ def twins(bundle: bundles.Bundle, exported: dict[str, Any], eager: dict[str, Any
 def test_a_bundle_whose_graphs_are_of_another_network_is_refused(two_streams: dict[Format, Path]) -> None:
     """Tensor parity would tell; segments must tell by themselves, too."""
     from exporters.export import open_session
-    from exporters.exportable import from_backbone, from_detector
 
     bundle = bundles.read(two_streams["onnx"])
     wanted = recipe(streams=[TINY_RGB, TINY_FLOW])
-    backbones = [building.backbone(stream, ROOT) for stream in wanted.streams]
-    channels = sum(backbone.feature_channels for backbone in backbones)
-    detector = building.detector(wanted.detector, ROOT, input_channels=(channels,), num_classes=3)
-    eager = {
-        f"features.{stream.name}.onnx": EagerSession(from_backbone(backbone))
-        for stream, backbone in zip(wanted.streams, backbones, strict=True)
-    }
+    graphs = plan(wanted, ROOT, "onnx").graphs
+    eager = {name: EagerSession(graph) for name, graph in graphs.items()}
     exported = {name: open_session(bundle.read_file(name), "onnx", name) for name in bundle.manifest.graphs}
-    eager["detector.onnx"] = EagerSession(from_detector(detector))
     compared, furthest_s = parity.segment_gap(twins(bundle, exported, eager), [])
     assert compared > 0
     assert furthest_s < 1e-3
     with torch.no_grad():
-        detector.get_parameter("classify.answer.conv.bias")[0] += 1
+        graphs["detector.onnx"].module.get_parameter("network.classify.answer.conv.bias")[0] += 1
     with pytest.raises(ExportFailed, match=r"1 random snippets, preset use: '\w+' from .* is only in"):
         parity.segment_gap(twins(bundle, exported, eager), [])
 

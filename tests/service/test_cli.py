@@ -423,3 +423,23 @@ def test_a_reader_that_leaves_early_ends_the_command_quietly(home: Path, video: 
         process.wait(60)
     assert "defect" not in complaints
     assert "Traceback" not in complaints
+
+
+def test_a_termination_cleans_up_as_an_interrupt_does() -> None:
+    script = """
+import os, signal, sys, time
+from service import cli
+
+@cli.app.command("stop-me")
+def stop_me() -> None:
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+    finally:
+        print("cleaned up")
+
+sys.argv = ["tal", "stop-me"]
+cli.main()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=50, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (143, "cleaned up\n", "")
