@@ -6,9 +6,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PACKAGES := ffmpeg
+MARIONETTE ?= build/marionette
 OTHER_PYTHONS ?= $(shell $(PYTHON) tests/pythons/find_pythons.py)
 
-.PHONY: test check fix setup system-packages test-serving fuzz soak bench bench-exports schema clean
+.PHONY: test check fix setup system-packages test-serving fuzz soak bench bench-exports marionette bundle schema clean
 
 setup: $(STAMP)
 
@@ -53,9 +54,22 @@ soak: setup
 
 bench: setup bench-exports
 	$(BIN)/python -m benchmarks.decoders
+	$(BIN)/python -m benchmarks.evaluator
 
 bench-exports: setup
 	$(BIN)/python -m benchmarks.exports
+
+# The benchmark, and the model that ships: every step goes on where it was stopped.
+marionette: setup
+	$(BIN)/tal synth $(MARIONETTE)
+	cp training/marionette/plans/*.json $(MARIONETTE)
+	$(BIN)/tal pretrain $(MARIONETTE)/i3d-rgb.json --out $(MARIONETTE)/i3d-rgb
+	test -d $(MARIONETTE)/backbone || $(BIN)/tal export $(MARIONETTE)/features.json --out $(MARIONETTE)/backbone
+	$(BIN)/tal extract $(MARIONETTE)/videos --bundle $(MARIONETTE)/backbone --out $(MARIONETTE)/features
+	$(BIN)/tal train $(MARIONETTE)/actionformer.json --out $(MARIONETTE)/actionformer
+
+bundle: marionette
+	$(BIN)/tal export $(MARIONETTE)/bundle.json --out $(MARIONETTE)/bundle
 
 schema: setup
 	$(BIN)/python -m tests.models.bundle_schema > docs/bundle.schema.json

@@ -27,25 +27,40 @@ LAYOUTS: Mapping[str, Mapping[str, Layout]] = {
 }
 # Where checkpoints keep their weights; averaged weights come first, since published results were reached with them.
 NESTED_UNDER = ("state_dict_ema", "ema_state_dict", "state_dict", "model_state_dict", "model")
+CHECKPOINT_PARTS = ("average/", "network/")  # of our own checkpoints; averaged weights come first, as above
 WRAPPERS = ("module.",)  # what data-parallel training puts before every name
 COUNTER = "num_batches_tracked"  # of batch norms: used in training only, and absent from older checkpoints
 MISFITS_SHOWN = 5
 
 
 def read(path: Path) -> dict[str, Tensor]:
-    """The weights in a checkpoint file (.pth, .pt, .npz), by their own names."""
+    """The weights in a checkpoint file (.pth, .pt, .npz, .safetensors), by their own names."""
     try:
         if path.suffix == ".npz":
             with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of pickles by other versions; what does not load is an error anyway
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        if path.suffix == ".safetensors":
+            content: Any = _trained_here(path)
+        else:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of pickles by other versions; what does not load is an error anyway
+                content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise InvalidOptions(f"{path}: {error.strerror or error}") from None
     except Exception as error:  # noqa: BLE001  (a damaged archive or pickle fails in any way it likes)
         raise InvalidOptions(f"{path}: no weights that load without running code: {first_line(error)}") from None
     return _weights_in(content, str(path))
+
+
+def _trained_here(path: Path) -> dict[str, Tensor]:
+    """What training wrote: final or best weights, or the averaged ones of a checkpoint, which holds much else."""
+    from safetensors.torch import load_file  # noqa: PLC0415  (only who trains has it)
+
+    tensors = load_file(path)
+    for kind in CHECKPOINT_PARTS:
+        if any(name.startswith(kind) for name in tensors):
+            return {name.removeprefix(kind): value for name, value in tensors.items() if name.startswith(kind)}
+    return tensors
 
 
 def load(system: str, layout: str, state_dict: Mapping[str, Any], config: Mapping[str, Any]) -> nn.Module:

@@ -20,15 +20,14 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from models import bundle as bundles
 from models.bundle import BundleError
 from service import settings
-from service.errors import InvalidBundle, InvalidOptions, ModelNotFound, TalError
+from service.commands import dataset, evaluate, extract, pretrain, synth, train
+from service.configured import decoding, find_model, onnx_options
+from service.errors import InvalidBundle, InvalidOptions, TalError
 from service.formats import Format
 from service.localization import DetectOptions
-from service.pipeline.pipeline import Decoding, Preset, check_request, localize
-from service.pipeline.video import DecodeLimits
+from service.pipeline.pipeline import Preset, check_request, localize
 from service.runtime import loaded_model
-from service.runtime.onnx_session import OnnxOptions
 from service.runtime.session import Device
-from service.settings import MIB, Settings
 from service.sink import Sink
 
 SOME_FAILED, MISUSED = 1, 2
@@ -54,6 +53,17 @@ def about(
 ) -> None:
     """From a video to action segments."""
 
+
+# What makes and measures models has a module for each command; they import what they need when they run.
+for command in (
+    synth.synth,
+    dataset.dataset,
+    extract.extract,
+    pretrain.pretrain,
+    train.train,
+    evaluate.evaluate,
+):
+    app.command()(command)
 
 ModelArgument = Annotated[str, typer.Argument(help="A name under TAL_HOME/models, or a bundle's folder.")]
 
@@ -267,41 +277,6 @@ def doctor() -> None:
         raise typer.Exit(SOME_FAILED)
 
 
-def find_model(named: str | None, config: Settings) -> Path:
-    """A model's folder, from a folder or a name; without either, TAL_DEFAULT_MODEL."""
-    wanted = named or config.default_model
-    if wanted is None:
-        raise ModelNotFound(f"no model named: give --bundle or set TAL_DEFAULT_MODEL; {_installed(config)}")
-    folder, installed = Path(wanted).expanduser(), config.models_folder / wanted
-    if Path(wanted).name == wanted and installed.is_dir():
-        return installed
-    if folder.is_dir():
-        return folder
-    raise ModelNotFound(f"model {wanted!r} is neither a folder nor installed; {_installed(config)}")
-
-
-def onnx_options(config: Settings, device: Device | None) -> OnnxOptions:
-    return OnnxOptions(
-        device=device or config.device,
-        threads=config.threads,
-        gpu_memory_bytes=config.gpu_memory_mib * MIB,
-        gpu_index=config.gpu_index,
-        cpu_memory_bytes=config.cpu_memory_mib * MIB,
-    )
-
-
-def decoding(config: Settings) -> Decoding:
-    limits = DecodeLimits(
-        memory_bytes=config.decode_memory_mib * MIB,
-        stall_s=config.decode_stall_s,
-        max_duration_s=config.max_video_s,
-        max_frame_px=config.max_frame_px,
-        max_file_bytes=config.max_video_mib * MIB,
-        threads=config.decode_threads,
-    )
-    return Decoding(config.decoder, limits)
-
-
 def _exporters() -> tuple[ModuleType, ModuleType]:
     """What turns networks into bundles; serving installs no torch, so it may be missing."""
     try:
@@ -309,11 +284,6 @@ def _exporters() -> tuple[ModuleType, ModuleType]:
     except ModuleNotFoundError as error:
         raise InvalidOptions(f"tal export needs {error.name}, which is not installed: pip install '.[train]'") from None
     return recipe, export
-
-
-def _installed(config: Settings) -> str:
-    names = sorted(path.name for path in config.models_folder.glob("*") if path.is_dir())
-    return f"installed in {config.models_folder}: {', '.join(names) or 'none'}"
 
 
 def _read_bundle(folder: Path) -> bundles.Bundle:

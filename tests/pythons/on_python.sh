@@ -6,7 +6,7 @@ venv=.venv-$version
 if [ ! -f "$venv/.installed" ] || [ constraints.txt -nt "$venv/.installed" ] || [ pyproject.toml -nt "$venv/.installed" ]; then
     "$1" -m venv "$venv"
     "$venv/bin/python" -m pip install --quiet --constraint constraints.txt --editable '.[cpu]' \
-        pytest pytest-timeout hypothesis onnx psutil
+        pytest pytest-timeout hypothesis onnx psutil h5py matplotlib
     touch "$venv/.installed"
 fi
 echo "serving tests on Python $version"

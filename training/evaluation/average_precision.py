@@ -56,8 +56,8 @@ def average_precision(
         raise InvalidOptions("the ground truth has no instance of any class; at least one is needed")
     if absent == "mistake_for_place":
         predictions = _mistaken(predictions, classes)
-    right = match(truth, predictions, limits, strict=strict, ties=ties)
-    wrong = ~right & ~_shares_time(ignored_truth, predictions, ties)
+    right = assign(truth, predictions, limits, strict=strict, ties=ties) >= 0
+    wrong = ~right & ~shares_time(ignored_truth, predictions, ties)
     order = rank(predictions.scores, ties)
     values = np.zeros((len(limits), len(classes)))
     for column, label in enumerate(classes):
@@ -67,16 +67,16 @@ def average_precision(
     return AveragePrecision(values, classes)
 
 
-def match(
+def assign(
     ground_truth: GroundTruth, predictions: Predictions, tious: Floats, *, strict: bool = False, ties: Ties
-) -> Bools:
-    """Which predictions are right at which threshold (T, N): by falling score, each takes the free instance of its
-    class and video that it overlaps most, if that is enough.
+) -> Ints:
+    """The instance that each prediction finds at each threshold (T, N), -1 for none: by falling score, each takes the
+    free instance of its class and video that it overlaps most, if that is enough.
 
     Predictions of different classes or videos never compete, so the first of all groups choose together, then the
     second of all, and so on: as many steps as the largest group has predictions, whatever the number of videos.
     """
-    right = np.zeros((len(tious), len(predictions.scores)), dtype=np.bool_)
+    found = np.full((len(tious), len(predictions.scores)), -1, dtype=np.int64)
     taken = np.zeros((len(tious), len(ground_truth.label_indices)), dtype=np.bool_)
     turns, indices, instances, overlaps = _pairs(ground_truth, predictions, float(tious.min()), strict, ties)
     # The best overlap of a prediction comes first; of equal ones the last instance, as in the official code.
@@ -92,16 +92,16 @@ def match(
         choice = np.minimum.reduceat(np.where(free, places, high - low), firsts, axis=1)
         row, column = np.nonzero(choice < high - low)
         taken[row, wanted[choice[row, column]]] = True
-        right[row, choosing[firsts[column]]] = True
-    return right
+        found[row, choosing[firsts[column]]] = wanted[choice[row, column]]
+    return found
 
 
 def split_ignored(ground_truth: GroundTruth, ignored_label: str | None) -> tuple[GroundTruth, GroundTruth]:
     """The instances that count, and those of the ignored label."""
     if ignored_label is None or ignored_label not in ground_truth.labels:
-        return ground_truth, _only(ground_truth, np.zeros(len(ground_truth.label_indices), dtype=np.bool_))
+        return ground_truth, only(ground_truth, np.zeros(len(ground_truth.label_indices), dtype=np.bool_))
     ignored = ground_truth.label_indices == ground_truth.labels.index(ignored_label)
-    return _only(ground_truth, ~ignored), _only(ground_truth, ignored)
+    return only(ground_truth, ~ignored), only(ground_truth, ignored)
 
 
 def _pairs(
@@ -130,7 +130,7 @@ def _interpolated(right: Bools, wrong: Bools, instances: int) -> Floats:
     return area
 
 
-def _shares_time(ignored: GroundTruth, predictions: Predictions, ties: Ties) -> Bools:
+def shares_time(ignored: GroundTruth, predictions: Predictions, ties: Ties) -> Bools:
     """Which predictions (N,) share any time with an instance that is ignored."""
     sharing = np.zeros(len(predictions.scores), dtype=np.bool_)
     for group in by_video(ignored, predictions, ties):
@@ -145,7 +145,7 @@ def _mistaken(predictions: Predictions, classes: Ints) -> Predictions:
     return replace(predictions, label_indices=np.where(collides, classes[np.where(collides, labels, 0)], labels))
 
 
-def _only(ground_truth: GroundTruth, chosen: Bools) -> GroundTruth:
+def only(ground_truth: GroundTruth, chosen: Bools) -> GroundTruth:
     return replace(
         ground_truth,
         video_indices=ground_truth.video_indices[chosen],

@@ -9,6 +9,7 @@ from training.evaluation.annotations import GroundTruth, Predictions
 from training.evaluation.average_precision import AveragePrecision, average_precision, split_ignored
 from training.evaluation.overlaps import Ties
 from training.evaluation.recall import MultipleRecall, ProposalRecall, multiple_recall, proposal_recall
+from training.evaluation.tables import per_cent, row
 
 PROPOSALS = (1, 5, 10, 50, 100)  # the points of the recall curve that papers print
 
@@ -93,18 +94,18 @@ class Result:
     def table(self, *, classes: bool = False) -> str:
         """The figures in per cent as a text table, on demand with a row per class."""
         width = max([7, *(len(label) for label in self.labels)]) if classes else 7
-        rows = [_row("tIoU", [f"{tiou:g}" for tiou in self.protocol.tious] + ["average"], width)]
+        rows = [row("tIoU", [f"{tiou:g}" for tiou in self.protocol.tious] + ["average"], width)]
         if classes:
             values = zip(self.labels, self.precision.values.T, strict=True)
-            rows += [_row(label, _per_cent([*column, column.mean()]), width) for label, column in values]
-        rows.append(_row("mAP", _per_cent([*self.precision.means, self.average]), width))
+            rows += [row(label, per_cent([*column, column.mean()]), width) for label, column in values]
+        rows.append(row("mAP", per_cent([*self.precision.means, self.average]), width))
         if self.multiples is not None:
             columns = zip(self.protocol.multiples, self.multiples.means.T, strict=True)
-            rows += [_row(f"R@{multiple}x", _per_cent([*column, column.mean()]), width) for multiple, column in columns]
+            rows += [row(f"R@{multiple}x", per_cent([*column, column.mean()]), width) for multiple, column in columns]
         if self.proposals is not None:
             figures = self._average_recalls()
-            rows += ["", _row("AR@AN", [*figures, "AUC"], width)]
-            rows.append(_row("AR", _per_cent([*figures.values(), self.proposals.area]), width))
+            rows += ["", row("AR@AN", [*figures, "AUC"], width)]
+            rows.append(row("AR", per_cent([*figures.values(), self.proposals.area]), width))
         return "\n".join(rows)
 
     def _average_recalls(self) -> dict[str, float]:
@@ -130,11 +131,3 @@ def evaluate(ground_truth: GroundTruth, predictions: Predictions, protocol: Prot
         proposals = proposal_recall(truth, predictions, tious, most=protocol.proposals, strict=strict, ties=ties)
     labels = tuple(ground_truth.labels[index] for index in precision.label_indices)
     return Result(protocol, labels, precision, multiples, proposals)
-
-
-def _row(name: str, cells: list[str], width: int) -> str:
-    return f"{name:<{width}}" + "".join(f"{cell:>9}" for cell in cells)
-
-
-def _per_cent(shares: list[float]) -> list[str]:
-    return [f"{100 * share:.2f}" for share in shares]

@@ -75,6 +75,48 @@ def test_ambiguous_instances_of_thumos14_are_no_class_and_spare_predictions():
     assert result.average == 1
 
 
+AMBIGUOUS_SCENE = [(0, 0, 10, 0), (0, 20, 30, 0), (0, 40, 50, 2), (1, 0, 10, 1)]
+# What each is at 0.3 by THUMOS14's rule, and the precision at those that are right.
+RUNS = [
+    (0, 38, 42, 0, 0.9),  # spared: no instance, but it shares 2 s with the ambiguous one
+    (0, 0, 10, 0, 0.8),  # right, the first of one: 1
+    (0, 0, 9, 0, 0.7),  # wrong: that instance is taken
+    (0, 50, 60, 0, 0.6),  # wrong: it only touches the ambiguous instance
+    (0, 24, 45, 0, 0.5),  # spared: 6 s of 25 s are not enough, and it shares 5 s with the ambiguous one
+    (0, 20, 30, 0, 0.4),  # right, the second of four: 1/2
+]
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ([], (1 + 1 / 2) / 2),
+        # What is ambiguous in one video is nothing in another: one of two, two of five.
+        ([(1, 40, 50, 0, 0.95)], (1 / 2 + 2 / 5) / 2),
+        # An ambiguous instance spares predictions of every class; it is not used up by sparing one.
+        ([(0, 41, 49, 0, 0.95), (0, 41, 49, 0, 0.94), (0, 41, 49, 1, 0.93)], (1 + 1 / 2) / 2),
+        # A second prediction of a found instance that reaches into the ambiguous one is spared, too.
+        ([(0, 20, 41, 0, 0.3)], (1 + 1 / 2) / 2),
+    ],
+)
+def test_thumos14s_rule_of_ambiguous_instances_gives_the_precision_worked_out_by_hand(more, expected):
+    truth = replace(scenes.ground_truth(AMBIGUOUS_SCENE), labels=("run", "jump", "Ambiguous"))
+    found = scenes.predictions([*RUNS, *more, (1, 0, 10, 1, 0.5)])
+    by_class = evaluate(truth, found, THUMOS14).by_class()
+    assert by_class["run"]["0.3"] == pytest.approx(expected)
+    assert by_class["jump"]["0.3"] == 1
+    assert list(by_class) == ["run", "jump"]
+
+
+def test_without_the_rule_the_same_predictions_are_wrong():
+    truth = replace(scenes.ground_truth(AMBIGUOUS_SCENE), labels=("run", "jump", "Ambiguous"))
+    plain = replace(THUMOS14, ignored_label=None)
+    by_class = evaluate(truth, scenes.predictions(RUNS), plain).by_class()
+    # One of two, two of six.
+    assert by_class["run"]["0.3"] == pytest.approx((1 / 2 + 1 / 3) / 2)
+    assert by_class["Ambiguous"]["0.3"] == 0
+
+
 @pytest.mark.needs_assets
 def test_published_detections_give_the_published_table(assets):
     """AutoLoc on THUMOS14: three videos of its predictions are not annotated, and count as wrong."""

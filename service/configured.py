@@ -1,0 +1,52 @@
+"""Settings, and what a command line adds to them, in; a model's folder and plain values for the rooms out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from service.errors import ModelNotFound
+from service.pipeline.pipeline import Decoding
+from service.pipeline.video import DecodeLimits
+from service.runtime.onnx_session import OnnxOptions
+from service.runtime.session import Device
+from service.settings import MIB, Settings
+
+
+def find_model(named: str | None, config: Settings) -> Path:
+    """A model's folder, from a folder or a name; without either, TAL_DEFAULT_MODEL."""
+    wanted = named or config.default_model
+    if wanted is None:
+        raise ModelNotFound(f"no model named: give --bundle or set TAL_DEFAULT_MODEL; {_installed(config)}")
+    folder, installed = Path(wanted).expanduser(), config.models_folder / wanted
+    if Path(wanted).name == wanted and installed.is_dir():
+        return installed
+    if folder.is_dir():
+        return folder
+    raise ModelNotFound(f"model {wanted!r} is neither a folder nor installed; {_installed(config)}")
+
+
+def onnx_options(config: Settings, device: Device | None) -> OnnxOptions:
+    return OnnxOptions(
+        device=device or config.device,
+        threads=config.threads,
+        gpu_memory_bytes=config.gpu_memory_mib * MIB,
+        gpu_index=config.gpu_index,
+        cpu_memory_bytes=config.cpu_memory_mib * MIB,
+    )
+
+
+def decoding(config: Settings) -> Decoding:
+    limits = DecodeLimits(
+        memory_bytes=config.decode_memory_mib * MIB,
+        stall_s=config.decode_stall_s,
+        max_duration_s=config.max_video_s,
+        max_frame_px=config.max_frame_px,
+        max_file_bytes=config.max_video_mib * MIB,
+        threads=config.decode_threads,
+    )
+    return Decoding(config.decoder, limits)
+
+
+def _installed(config: Settings) -> str:
+    names = sorted(path.name for path in config.models_folder.glob("*") if path.is_dir())
+    return f"installed in {config.models_folder}: {', '.join(names) or 'none'}"

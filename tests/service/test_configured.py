@@ -1,0 +1,40 @@
+"""What settings and a command line come to: a model's folder, and options for graphs and decoders."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from service import configured
+from service.errors import ModelNotFound
+from service.settings import Settings
+
+
+@pytest.fixture
+def config(tmp_path) -> Settings:
+    (tmp_path / "models" / "known").mkdir(parents=True)
+    return Settings(home=tmp_path, device="cpu", threads=3, gpu_memory_mib=2, decode_threads=5, max_video_mib=7)
+
+
+def test_a_model_is_a_name_or_a_folder(config, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    assert configured.find_model("known", config) == tmp_path / "models" / "known"
+    assert configured.find_model(str(tmp_path / "elsewhere"), config) == tmp_path / "elsewhere"
+
+
+@pytest.mark.parametrize(("named", "told"), [(None, "no model named"), ("other", "model 'other' is neither")])
+def test_a_model_that_is_not_there_is_told_with_those_that_are(config, named, told):
+    with pytest.raises(ModelNotFound, match=rf"{told}.*: known$"):
+        configured.find_model(named, config)
+
+
+def test_a_device_on_the_command_line_goes_before_the_settings(config):
+    options = configured.onnx_options(config, None)
+    assert (options.device, options.threads, options.gpu_memory_bytes) == ("cpu", 3, 2 * 1024**2)
+    assert configured.onnx_options(config, "cuda") == replace(options, device="cuda")
+
+
+def test_decoding_has_the_limits_that_are_set(config):
+    limits = configured.decoding(config).limits
+    assert (limits.threads, limits.max_file_bytes) == (5, 7 * 1024**2)

@@ -1,0 +1,222 @@
+"""A training plan in JSON in, one frozen `Plan` out: what to train on what, and how; all that is wrong with it at once.
+
+`docs/training.md` explains every key. A plan that names a preset of `training/presets.py` takes from it what it leaves
+out itself.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
+
+from models.bundle import explain
+from models.catalog import DETECTORS, DetectorEntry
+from models.manifest import NAME
+from models.schema import Count, Fraction, Part, Positive
+from service.errors import InvalidOptions
+from training import presets
+from training.datasets.catalog import READERS
+from training.evaluation.protocols import PROTOCOLS
+from training.feature_files import FeatureRule
+from training.loop import LoopConfig
+
+Text = Annotated[str, Field(min_length=1)]
+Tiou = Annotated[float, Field(gt=0, le=1)]
+
+
+class DatasetPlan(Part):
+    """`path` is the file or folder of annotations in the `format` of a reader of `training/datasets`; `task` is for
+    EPIC-Kitchens alone. `test` defaults to the validation subset."""
+
+    format: Text = "json"
+    path: Text
+    task: Literal["verb", "noun", "action"] = "verb"
+    train: Text
+    validation: Text | None = None
+    test: Text | None = None
+
+    @model_validator(mode="after")
+    def _format_has_a_reader(self) -> DatasetPlan:
+        if self.format not in READERS:
+            raise ValueError(f"format {self.format!r} is not known; accepted are {', '.join(READERS)}")
+        return self
+
+
+class FeaturePlan(Part):
+    """`folder` holds a feature file per video (or is the one file of all). Features of `tal extract` say themselves
+    how they were made; those of others need stride_frames, offset_frames and clip_frames; fps None is the video's."""
+
+    folder: Text
+    stride_frames: Positive | None = None
+    offset_frames: float | None = None
+    clip_frames: Count | None = None
+    fps: Positive | None = None
+    layout: Literal["tc", "ct"] = "tc"
+    array: str | None = None
+
+    @model_validator(mode="after")
+    def _a_rule_is_whole(self) -> FeaturePlan:
+        given = [self.stride_frames, self.offset_frames, self.clip_frames]
+        if any(value is None for value in given) and any(value is not None for value in [*given, self.fps]):
+            raise ValueError("stride_frames, offset_frames and clip_frames go together, for features made elsewhere")
+        return self
+
+    @property
+    def rule(self) -> FeatureRule | None:
+        if self.stride_frames is None or self.offset_frames is None or self.clip_frames is None:
+            return None
+        return FeatureRule(
+            self.stride_frames, self.offset_frames, self.clip_frames, self.fps, None, self.layout, self.array
+        )
+
+
+class DetectorPlan(Part):
+    """`rules` names the preset whose windowing and post-processing judge it; by default its own."""
+
+    network: Text
+    preset: Text
+    options: dict[str, Any] = Field(default_factory=dict)
+    rules: Text | None = None
+
+    @property
+    def entry(self) -> DetectorEntry:
+        return DETECTORS[self.network]
+
+    @model_validator(mode="after")
+    def _is_in_the_catalogue(self) -> DetectorPlan:
+        if self.network not in DETECTORS:
+            raise ValueError(f"network {self.network!r} is not known; accepted are {', '.join(DETECTORS)}")
+        if self.preset not in self.entry.presets:
+            accepted = ", ".join(self.entry.presets)
+            raise ValueError(f"{self.network} has no preset {self.preset!r}; accepted are {accepted}")
+        if (self.rules or self.preset) not in self.entry.rules:
+            raise ValueError(f"{self.network} has no rules {self.rules!r}; accepted are {', '.join(self.entry.rules)}")
+        _check_options(self.options, self.entry.presets[self.preset](), self.network)
+        return self
+
+
+class LossPlan(Part):
+    """`preset` defaults to the detector's."""
+
+    preset: Text | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class TrainingPlan(LoopConfig):
+    """`trunc_thresh`: the share of an action that a cut must leave, or nothing is asked of it. `crop`: of a video
+    shorter than a sample, a random share within these bounds is taken; None takes all of it. `cache_mib` of features
+    are kept in memory."""
+
+    batch_size: Count = 2
+    trunc_thresh: Fraction = 0.5
+    crop: tuple[Fraction, Fraction] | None = (0.9, 1.0)
+    cache_mib: Annotated[int, Field(ge=0)] = 1024
+
+    @model_validator(mode="after")
+    def _crop_rises(self) -> TrainingPlan:
+        if self.crop is not None and not 0 < self.crop[0] <= self.crop[1]:
+            raise ValueError(f"crop is {list(self.crop)}; two rising shares above 0 are needed")
+        return self
+
+
+class Plan(Part):
+    name: Annotated[str, Field(pattern=NAME)]
+    dataset: DatasetPlan
+    features: FeaturePlan
+    detector: DetectorPlan
+    loss: LossPlan = LossPlan()
+    training: TrainingPlan
+    protocol: Text = "activitynet"
+    tious: Annotated[tuple[Tiou, ...], Field(min_length=1)] | None = None
+
+    @model_validator(mode="after")
+    def _parts_are_known(self) -> Plan:
+        if self.protocol not in PROTOCOLS:
+            raise ValueError(f"protocol {self.protocol!r} is not known; accepted are {', '.join(PROTOCOLS)}")
+        losses = self.detector.entry.losses
+        if self.loss_preset not in losses:
+            raise ValueError(
+                f"{self.detector.network} has no loss {self.loss_preset!r}; accepted are {', '.join(losses)}"
+            )
+        _check_options(self.loss.options, losses[self.loss_preset](), "loss")
+        return self
+
+    @property
+    def loss_preset(self) -> str:
+        return self.loss.preset or self.detector.preset
+
+
+def read(path: Path, changes: Mapping[str, Any] | None = None) -> Plan:
+    """`changes` replace keys of `training`, for one run."""
+    try:
+        document = json.loads(path.read_bytes())
+    except OSError as error:
+        raise InvalidOptions(f"{path}: {error.strerror or error}") from None
+    except ValueError as error:
+        raise InvalidOptions(f"{path}: not JSON: {error}") from None
+    found = parse(document, changes, str(path))
+    _check_files(found, path.parent, str(path))
+    return found
+
+
+def parse(document: Any, changes: Mapping[str, Any] | None = None, origin: str = "plan") -> Plan:
+    if not isinstance(document, dict):
+        raise InvalidOptions(f"{origin}: a plan is a JSON object, not {type(document).__name__}")
+    if "preset" in document:
+        document = _merged(_preset(document["preset"], origin), {k: v for k, v in document.items() if k != "preset"})
+    if changes:
+        document = _merged(document, {"training": dict(changes)})
+    try:
+        return Plan.model_validate_json(json.dumps(document))
+    except ValidationError as error:
+        raise InvalidOptions(f"{origin}: {explain(error, 'plan')}") from None
+
+
+def configured(preset: Any, options: Mapping[str, Any], known: Mapping[str, Any], what: str) -> Any:
+    """A configuration with options, and what follows from the data, in place of the preset's own."""
+    text = json.dumps({**asdict(preset), **known, **options})
+    try:
+        return TypeAdapter(type(preset)).validate_json(text, strict=True)
+    except ValidationError as error:
+        raise InvalidOptions(f"{what}: {explain(error, 'options')}") from None
+
+
+def _preset(name: Any, origin: str) -> dict[str, Any]:
+    if name not in presets.PRESETS:
+        raise InvalidOptions(f"{origin}: preset {name!r} is not known; accepted are {', '.join(presets.PRESETS)}")
+    return presets.PRESETS[name]()
+
+
+def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    both = {
+        key: _merged(under[key], over[key])
+        for key in under.keys() & over.keys()
+        if isinstance(under[key], Mapping) and isinstance(over[key], Mapping)
+    }
+    return {**under, **over, **both}
+
+
+def _check_options(options: Mapping[str, Any], preset: Any, what: str) -> None:
+    """Names and types; how they agree is seen when the network is built."""
+    accepted = [field.name for field in fields(preset)]
+    unknown = sorted(set(options) - set(accepted))
+    if unknown:
+        raise ValueError(f"{what} has no option {', '.join(unknown)}; accepted are {', '.join(accepted)}")
+    try:
+        configured(preset, options, {}, what)
+    except InvalidOptions as error:
+        raise ValueError(str(error)) from None
+
+
+def _check_files(found: Plan, folder: Path, origin: str) -> None:
+    named = {"dataset.path": found.dataset.path, "features.folder": found.features.folder}
+    missing = [
+        f"{key}: {folder / value} does not exist" for key, value in named.items() if not (folder / value).exists()
+    ]
+    if missing:
+        raise InvalidOptions(f"{origin}: {'; '.join(missing)}")

@@ -1,0 +1,144 @@
+"""A plan in JSON in; a backbone trained on clips of annotated videos, with its curve, out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
+
+from models.backbones.backbone import Backbone
+from models.bundle import explain
+from models.catalog import BACKBONES
+from models.manifest import NAME
+from models.schema import Count, Fraction, Part
+from service.errors import InvalidOptions
+from training import loop
+from training.clip_frames import FrameForm, FrameStore, video_files
+from training.clip_job import ClipJob, ClipRules, Clips
+from training.evaluation.annotations import GroundTruth, read_ground_truth
+from training.loop import LoopConfig, Step
+from training.run import choose_device, start_afresh
+
+Text = Annotated[str, Field(min_length=1)]
+__all__ = ["ClipPlan", "Finished", "read", "run", "start_afresh"]
+
+
+class BackbonePlan(Part):
+    network: Text
+    preset: Text
+    options: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _is_in_the_catalogue(self) -> BackbonePlan:
+        if self.network not in BACKBONES:
+            raise ValueError(f"network {self.network!r} is not known; accepted are {', '.join(BACKBONES)}")
+        presets = BACKBONES[self.network].presets
+        if self.preset not in presets:
+            raise ValueError(f"{self.network} has no preset {self.preset!r}; accepted are {', '.join(presets)}")
+        unknown = sorted(set(self.options) - {field.name for field in fields(presets[self.preset]())})
+        if unknown:
+            raise ValueError(f"{self.network} has no option {', '.join(unknown)}")
+        return self
+
+
+class ClipTraining(LoopConfig):
+    batch_size: Count = 24
+    steps_per_epoch: Count = 100
+    background: Fraction = 0.35
+    flip: bool = True
+    brightness: Fraction = 0.25
+    shift_px: Annotated[int, Field(ge=0, le=64)] = 8
+    validation_clips: Count = 600
+
+    @property
+    def rules(self) -> ClipRules:
+        return ClipRules(**{field.name: getattr(self, field.name) for field in fields(ClipRules)})
+
+
+class ClipPlan(Part):
+    """`truth` in ActivityNet's form, `videos` a folder; `frames` is where decoded frames are kept between runs."""
+
+    name: Annotated[str, Field(pattern=NAME)]
+    truth: Text
+    videos: Text
+    frames: Text
+    train: Text = "training"
+    validation: Text | None = "validation"
+    fps: Annotated[float, Field(gt=0, le=240)]
+    backbone: BackbonePlan
+    training: ClipTraining
+
+
+@dataclass(frozen=True)
+class Finished:
+    labels: tuple[str, ...]
+    document: Mapping[str, Any]
+
+
+def read(path: Path, changes: Mapping[str, Any] | None = None) -> ClipPlan:
+    """`changes` replace keys of `training`, for one run."""
+    try:
+        document = json.loads(path.read_bytes())
+        if isinstance(document, dict) and isinstance(document.get("training"), dict):
+            document["training"] |= dict(changes or {})
+        return ClipPlan.model_validate_json(json.dumps(document))
+    except OSError as error:
+        raise InvalidOptions(f"{path}: {error.strerror or error}") from None
+    except ValidationError as error:
+        raise InvalidOptions(f"{path}: {explain(error, 'plan')}") from None
+    except ValueError as error:
+        raise InvalidOptions(f"{path}: not JSON: {error}") from None
+
+
+def run(
+    plan: ClipPlan,
+    root: Path,
+    folder: Path,
+    device: str = "auto",
+    on_step: Callable[[Step], None] = lambda _: None,
+    on_validation: Callable[[int, Mapping[str, float]], None] = lambda *_: None,
+) -> Finished:
+    """Trains, or goes on training. Paths in the plan are looked up from `root`."""
+    where = torch.device(choose_device(device))
+    truth = read_ground_truth(root / plan.truth, plan.train)
+    labels = tuple(truth.labels)
+    torch.manual_seed(plan.training.seed)
+    network = _network(plan.backbone, len(labels))
+    train = _clips(plan, root, truth, network, labels)
+    validation = None
+    if plan.validation is not None:
+        validation = _clips(plan, root, read_ground_truth(root / plan.truth, plan.validation), network, labels)
+    job = ClipJob(network, train, validation, plan.training.rules, plan.training.seed)
+    done = loop.fit(job, plan.training, folder, where, on_step, on_validation)
+    document = {
+        "name": plan.name,
+        "labels": list(labels),
+        "steps": done.steps,
+        "seconds": round(done.seconds, 1),
+        "validation": dict(done.validation),
+        "plan": plan.model_dump(mode="json"),
+    }
+    (folder / "result.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    return Finished(labels, document)
+
+
+def _network(wanted: BackbonePlan, num_classes: int) -> Backbone:
+    entry = BACKBONES[wanted.network]
+    preset = entry.presets[wanted.preset]()
+    text = json.dumps({**asdict(preset), **wanted.options, "num_classes": num_classes})
+    try:
+        return entry.network(TypeAdapter(type(preset)).validate_json(text, strict=True))
+    except ValidationError as error:
+        raise InvalidOptions(f"{wanted.network}: {explain(error, 'options')}") from None
+
+
+def _clips(plan: ClipPlan, root: Path, truth: GroundTruth, network: Backbone, labels: tuple[str, ...]) -> Clips:
+    form = FrameForm(plan.fps, network.clip_format.size_px, network.clip_format.scale.clip_px)
+    store = FrameStore(video_files(root / plan.videos, truth.videos), root / plan.frames, form)
+    store.prepare(workers=2)
+    return Clips(truth, store, plan.fps, labels)
