@@ -14,8 +14,10 @@ from torch.nn import functional as F  # noqa: N812
 
 from models.backbones.backbone import Backbone
 from models.detectors.detector import Losses
-from training.clip_frames import FrameStore, displacements
+from service.pipeline.flow import FlowRule, FlowStation
+from training.clip_frames import FLOW_ALGORITHM, FrameStore, displacements
 from training.evaluation.annotations import GroundTruth
+from training.marionette import trimmed
 
 COVERED = 0.5  # an action is in a clip that it fills so far, or that holds so much of it
 Random = np.random.Generator
@@ -24,7 +26,8 @@ Random = np.random.Generator
 @dataclass(frozen=True)
 class ClipRules:
     """`background`: share of clips drawn anywhere rather than inside an action. `brightness`: gain and offset are drawn
-    within this share. `shift_px`: a picture is moved by up to so many pixels. `validation_clips` are judged."""
+    within this share. `shift_px`: a picture is moved by up to so many pixels. `validation_clips` are judged.
+    `trimmed`: share of freshly rendered clips of one figure, at the first step and at the last."""
 
     batch_size: int = 24
     steps_per_epoch: int = 100
@@ -33,6 +36,7 @@ class ClipRules:
     brightness: float = 0.25
     shift_px: int = 8
     validation_clips: int = 600
+    trimmed: tuple[float, float] = (0.0, 0.0)
 
 
 class ClipBatch(NamedTuple):
@@ -44,7 +48,7 @@ class Clips:
     """Videos of one subset: frames, rate, and where actions are, in frames."""
 
     def __init__(self, truth: GroundTruth, store: FrameStore, fps: float, labels: tuple[str, ...]) -> None:
-        self._truth, self.store, self.num_classes = truth, store, len(labels)
+        self.store, self.fps, self.names, self.num_classes = store, fps, labels, len(labels)
         order = np.array([labels.index(label) for label in truth.labels], np.int64)
         self.labels = order[truth.label_indices] if len(truth.label_indices) else truth.label_indices
         self.spans = truth.segments_s * fps
@@ -64,8 +68,17 @@ class Clips:
 class ClipJob:
     """Trains every class against all others, since two figures may do two things at once."""
 
-    def __init__(self, network: Backbone, train: Clips, validation: Clips | None, rules: ClipRules, seed: int) -> None:
+    def __init__(
+        self,
+        network: Backbone,
+        train: Clips,
+        validation: Clips | None,
+        rules: ClipRules,
+        seed: int,
+        total_steps: int = 1,
+    ) -> None:
         self.network, self.loss = network, nn.Module()
+        self._total_steps = total_steps
         self._train, self._validation, self._rules, self._seed = train, validation, rules, seed
         self._length = network.clip_format.clip_frames
         self._clip_px = network.clip_format.scale.clip_px
@@ -76,7 +89,13 @@ class ClipJob:
 
     def batch(self, step: int) -> ClipBatch:
         numbers = np.random.default_rng([self._seed, step])
-        drawn = [self._draw(numbers) for _ in range(self._rules.batch_size)]
+        first, last = self._rules.trimmed
+        share = first + (last - first) * step / self._total_steps
+        size = self._rules.batch_size
+        drawn = [
+            self._render(numbers, step * size + place) if numbers.random() < share else self._draw(numbers)
+            for place in range(size)
+        ]
         return _batch(drawn)
 
     def losses(self, network: nn.Module, batch: ClipBatch) -> Losses:
@@ -114,6 +133,19 @@ class ClipJob:
             middle = numbers.uniform(*clips.spans[which])
             clip, wanted = self._cut(clips, int(clips.video_of[which]), round(middle - self._length / 2))
         return self._vary(clip, numbers), wanted
+
+    def _render(self, numbers: Random, number: int) -> tuple[NDArray[np.generic], NDArray[np.float32]]:
+        """A clip that Marionette makes on the spot."""
+        length, size_px = self._length, self.network.clip_format.size_px
+        is_flow = self._clip_px is not None
+        pictures, label = trimmed.clip(self._seed, number, length + is_flow, self._train.fps, size_px)
+        wanted = np.zeros(self._train.num_classes, np.float32)
+        if label is not None:
+            wanted[self._train.names.index(label)] = 1
+        if self._clip_px is None:
+            return self._vary(pictures, numbers), wanted
+        station = FlowStation(FlowRule(FLOW_ALGORITHM, self._clip_px, quantised=True))
+        return self._vary(station.push(pictures), numbers), wanted
 
     def _anywhere(self, clips: Clips, numbers: Random) -> tuple[NDArray[np.generic], NDArray[np.float32]]:
         video = int(numbers.integers(len(clips.videos)))

@@ -22,6 +22,7 @@ from training.clip_frames import FrameForm, FrameStore, video_files
 from training.clip_job import ClipJob, ClipRules, Clips
 from training.evaluation.annotations import GroundTruth, read_ground_truth
 from training.loop import LoopConfig, Step
+from training.marionette.motions import LABELS as MARIONETTE
 from training.run import choose_device, start_afresh
 
 Text = Annotated[str, Field(min_length=1)]
@@ -54,6 +55,7 @@ class ClipTraining(LoopConfig):
     brightness: Fraction = 0.25
     shift_px: Annotated[int, Field(ge=0, le=64)] = 8
     validation_clips: Count = 600
+    trimmed: tuple[Fraction, Fraction] = (0.0, 0.0)
 
     @property
     def rules(self) -> ClipRules:
@@ -113,7 +115,10 @@ def run(
     validation = None
     if plan.validation is not None:
         validation = _clips(plan, root, read_ground_truth(root / plan.truth, plan.validation), network, labels)
-    job = ClipJob(network, train, validation, plan.training.rules, plan.training.seed)
+    if any(plan.training.trimmed) and not set(MARIONETTE) <= set(labels):
+        raise InvalidOptions(f"trimmed clips show {', '.join(MARIONETTE)}; the annotations have {', '.join(labels)}")
+    steps = plan.training.all_epochs * plan.training.steps_per_epoch
+    job = ClipJob(network, train, validation, plan.training.rules, plan.training.seed, steps)
     done = loop.fit(job, plan.training, folder, where, on_step, on_validation)
     document = {
         "name": plan.name,

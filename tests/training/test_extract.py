@@ -37,6 +37,7 @@ from pathlib import Path
 from service.runtime.onnx_session import OnnxOptions
 from training import extract
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs ignore
 bundle, out, videos = map(Path, sys.argv[1:4])
 plan = extract.ExtractionPlan(bundle, out, OnnxOptions(device="cpu", threads=1), workers=int(sys.argv[4]))
 extract.extract(extract.find_videos([videos]), plan)

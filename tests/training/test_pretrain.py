@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from models.backbones.i3d import I3d, I3dConfig
 from service.cli import app
 from service.errors import InvalidOptions
 from service.pipeline import video
@@ -15,10 +16,11 @@ from service.pipeline.frame_views import FrameView
 from tests.support import videos
 from training import pretrain
 from training.clip_frames import FrameForm, FrameStore, displacements, video_files
-from training.clip_job import ClipJob, ClipRules
+from training.clip_job import ClipJob, ClipRules, Clips
+from training.marionette.motions import LABELS
 
 ACTIONS = {"a": (1.0, 3.0), "b": (2.0, 4.0), "c": (0.5, 2.5)}
-TRAINING = {"epochs": 3, "steps_per_epoch": 5, "batch_size": 6, "learning_rate": 0.01, "weight_decay": 0.0, "ema": 0.5,
+TRAINING = {"epochs": 6, "steps_per_epoch": 5, "batch_size": 6, "learning_rate": 0.01, "weight_decay": 0.0, "ema": 0.5,
             "validation_clips": 32, "checkpoint_every_steps": 5, "validate_every_epochs": 1, "shift_px": 2}  # fmt: skip
 
 
@@ -93,7 +95,7 @@ def test_stored_flow_is_what_a_quantised_flow_stream_gives(root: Path) -> None:
 
 def test_a_flow_backbone_trains_as_well(root: Path) -> None:
     done = pretrain.run(pretrain.read(plan(root, "flow")), root, root / "run", "cpu")
-    assert done.document["steps"] == 15
+    assert done.document["steps"] == 30
 
 
 def test_a_missing_video_is_told(root: Path) -> None:
@@ -116,6 +118,26 @@ def test_a_missing_video_is_told(root: Path) -> None:
 def test_what_a_plan_cannot_mean_is_refused(root: Path, changes: dict[str, object], told: str) -> None:
     with pytest.raises(InvalidOptions, match=told):
         pretrain.read(plan(root, **changes))
+
+
+def test_trimmed_clips_need_the_labels_that_they_show(root: Path) -> None:
+    wanted = pretrain.read(plan(root, training={**TRAINING, "trimmed": [1.0, 0.0]}))
+    with pytest.raises(InvalidOptions, match=r"trimmed clips show bow, clap.*the annotations have bright"):
+        pretrain.run(wanted, root, root / "run", "cpu")
+
+
+@pytest.mark.parametrize("kind", ["rgb", "flow"])
+def test_the_share_of_trimmed_clips_falls_from_first_to_last(kind: str) -> None:
+    """Rendered clips need no store, so a job without videos can only give those."""
+    network = I3d(I3dConfig(kind, len(LABELS), 0.05, clip_frames=4, size_px=32))  # type: ignore[arg-type]
+    clips = object.__new__(Clips)
+    clips.fps, clips.names, clips.num_classes = 10.0, LABELS, len(LABELS)
+    job = ClipJob(network, clips, None, ClipRules(batch_size=8, trimmed=(1.0, 0.0), shift_px=2), 0, total_steps=10)
+    batch = job.batch(0)
+    assert batch.clips.shape == (8, 4, 32, 32, 3 if kind == "rgb" else 2)
+    assert 0 < batch.wanted.sum() <= 8
+    with pytest.raises(AttributeError):  # at the last step clips come from videos, which are not there
+        job.batch(10)
 
 
 def test_mirrored_flow_moves_the_other_way() -> None:

@@ -154,7 +154,7 @@ def write(split: Split, number: int, seed: int) -> Script:
         picture_seed=draw.integer(0, 1 << 30),
         actors=actors,
         camera=camera,
-        light=_light(draw, duration_s),
+        light=a_light(draw, duration_s),
         passers=tuple(_passer(draw, duration_s) for _ in range(draw.pick((0, 0, 0, 1, 2)))),
         props=props,
         pole_m=draw.between(-reach_m - 0.4, reach_m + 0.4) if draw.chance(0.2) else None,
@@ -214,20 +214,9 @@ class _Casting:
         draw = self._draw
         ball = draw.chance(0.4)
         eager = draw.between(0.25, 0.75)
-        return Actor(
-            height_m=draw.between(1.45, 1.95),
-            girth=draw.between(0.8, 1.35),
-            heading=draw.between(-0.9, 0.9),
-            depth=draw.between(0.72, 1.12),
-            colours={
-                "skin": draw.pick(((224, 180, 150), (198, 146, 110), (141, 90, 60), (92, 58, 40))),
-                "shirt": draw.colour(),
-                "trousers": draw.colour(10, 180),
-                "shoes": draw.colour(10, 120),
-            },
-            events=tuple(self._timeline(ball, eager, draw.between(0.82, 1.15))),
-            ball=ball,
-        )
+        height_m, girth, heading, depth, colours = an_appearance(draw)
+        events = tuple(self._timeline(ball, eager, draw.between(0.82, 1.15)))
+        return Actor(height_m, girth, heading, depth, colours, events, ball)
 
     def _timeline(self, ball: bool, eager: float, vigour: float) -> list[Event]:
         draw = self._draw
@@ -300,6 +289,19 @@ class _Casting:
             self._left -= 1
 
 
+def an_appearance(draw: Draw) -> tuple[float, float, float, float, dict[str, Colour]]:
+    """Height, girth, heading, depth and colours of a figure."""
+    height_m, girth = draw.between(1.45, 1.95), draw.between(0.8, 1.35)
+    heading, depth = draw.between(-0.9, 0.9), draw.between(0.72, 1.12)
+    colours = {
+        "skin": draw.pick(((224, 180, 150), (198, 146, 110), (141, 90, 60), (92, 58, 40))),
+        "shirt": draw.colour(),
+        "trousers": draw.colour(10, 180),
+        "shoes": draw.colour(10, 120),
+    }
+    return height_m, girth, heading, depth, colours
+
+
 def _camera(draw: Draw) -> Camera:
     moves = draw.chance(0.6)
     return Camera(
@@ -313,7 +315,7 @@ def _camera(draw: Draw) -> Camera:
     )
 
 
-def _light(draw: Draw, duration_s: float) -> Light:
+def a_light(draw: Draw, duration_s: float) -> Light:
     return Light(
         gain=draw.between(0.6, 1.15),
         swing=draw.between(0.0, 0.15),
