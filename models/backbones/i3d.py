@@ -36,13 +36,18 @@ from models.checks import check_dropout, check_size
 Sizes = tuple[int, int, int]  # time, height, width
 
 RGB_SCALE = PixelScale(mean=(127.5,) * 3, std=(127.5,) * 3)
+CENTRED_GAIN = 2.0  # what is left without the mean is small
 FLOW_SCALE = PixelScale(mean=(0.0,) * 2, std=(20.0,) * 2, clip_px=20.0)
 
 
 @dataclass(frozen=True)
 class I3dConfig:
     """`width` multiplies every channel count. `clip_frames` and `size_px` say what the network is meant to be fed with;
-    it takes other lengths and sizes, and a graph exported from it is tied to those of its example."""
+    it takes other lengths and sizes, and a graph exported from it is tied to those of its example.
+
+    `centred` takes a clip's mean picture away from each of its frames, so that what stands still vanishes: not
+    published, for training from nothing on little data, where backgrounds would hide what moves.
+    """
 
     kind: Kind = "rgb"
     num_classes: int = 400
@@ -50,6 +55,7 @@ class I3dConfig:
     clip_frames: int = 16
     size_px: int = 224
     dropout: float = 0.5
+    centred: bool = False
 
     def __post_init__(self) -> None:
         if self.kind not in tuple(CHANNELS):
@@ -191,7 +197,10 @@ class I3d(Backbone):
 
     def forward(self, clips: Tensor) -> BackboneOutputs:
         check_clips(clips, self.clip_format, any_length=True)
-        steps = self.steps(self.trunk(self.normalise(clips).permute(0, 4, 1, 2, 3)))
+        volume = self.normalise(clips).permute(0, 4, 1, 2, 3)
+        if self.config.centred:
+            volume = CENTRED_GAIN * (volume - volume.mean(2, keepdim=True))
+        steps = self.steps(self.trunk(volume))
         return BackboneOutputs(steps.mean(2), self.step_scores(steps).mean(2))
 
     def endpoints(self, volume: Tensor) -> dict[str, Tensor]:

@@ -231,3 +231,16 @@ def test_an_exported_program_takes_any_number_of_clips(small):
     with torch.no_grad():
         for batch in (more, more[:1]):
             torch.testing.assert_close(tuple(program.module()(batch)), tuple(small(batch)))
+
+
+def test_a_centred_network_does_not_see_what_stands_still() -> None:
+    network = I3d(I3dConfig("rgb", 5, 0.1, clip_frames=4, size_px=32, centred=True)).eval()
+    moving = torch.zeros(1, 4, 32, 32, 3, dtype=torch.uint8)
+    for frame in range(4):
+        moving[:, frame, :, 4 * frame : 4 * frame + 4] = 100
+    scene = torch.randint(0, 100, (1, 1, 32, 32, 3), dtype=torch.uint8).expand(1, 4, 32, 32, 3)
+    with torch.no_grad():
+        alone, before_it, still = (network(clips).features for clips in (moving, moving + scene, scene.contiguous()))
+    seen = (alone - still).abs().max()
+    assert seen > 0
+    assert (alone - before_it).abs().max() < 1e-3 * seen
