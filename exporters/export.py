@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,7 +91,7 @@ def plan(recipe: Recipe, origin: Path, form: Format) -> Plan:
     detector = _detector(recipe, backbones, origin) if recipe.detector else None
     if detector is not None:
         graphs[_detector_graph(form)] = from_detector(detector)
-    draft = _manifest(recipe, backbones, detector, form)
+    draft = {**_manifest(recipe, backbones, detector, form), "metrics": _metrics(recipe.metrics, origin)}
     manifest = bundles.parse_manifest(bundles.compose(draft, dict.fromkeys(graphs, b"")))
     if detector is not None and manifest.windowing is not None:
         _check_windowing(manifest.windowing, detector.config.lengths)
@@ -174,6 +175,19 @@ def _manifest(
             "postprocessing": recipe.postprocessing or entry.rules[_rules(recipe.detector)](),
         }
     return document
+
+
+def _metrics(given: dict[str, float] | str, origin: Path) -> dict[str, float]:
+    """As the recipe says, or as the result of a training run that it names."""
+    if not isinstance(given, str):
+        return given
+    try:
+        result = json.loads((origin / given).read_bytes())
+        return {"average_map": result["average"], **{f"map@{tiou}": share for tiou, share in result["mAP"].items()}}
+    except OSError as error:
+        raise InvalidOptions(f"metrics: {origin / given}: {error.strerror or error}") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise InvalidOptions(f"metrics: {origin / given} is no result.json of tal train (mAP and average)") from None
 
 
 def _rules(detector: DetectorRecipe) -> str:

@@ -82,6 +82,7 @@ class Recipe(Part):
     detector: DetectorRecipe | None = None
     windowing: dict[str, Any] | None = None
     postprocessing: dict[str, Any] | None = None
+    metrics: dict[str, float] | Annotated[str, Field(min_length=1)] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _scores_need_rules(self) -> Recipe:

@@ -379,3 +379,18 @@ def test_a_recipe_that_is_none_is_told_by_key(text: str, told: str, tmp_path: Pa
     assert done.returncode == 2
     assert told in done.stderr
     assert "[invalid_options]" in done.stderr
+
+
+def test_the_result_of_a_training_run_stands_in_the_manifest(tmp_path: Path) -> None:
+    (tmp_path / "result.json").write_text(json.dumps({"mAP": {"0.3": 0.5, "0.7": 0.25}, "average": 0.375}))
+    for metrics in ("result.json", {"average_map": 0.375, "map@0.3": 0.5, "map@0.7": 0.25}):
+        draft = plan(recipe(metrics=metrics), tmp_path, "onnx").draft
+        assert draft["metrics"] == {"average_map": 0.375, "map@0.3": 0.5, "map@0.7": 0.25}
+
+
+@pytest.mark.parametrize(("content", "told"), [(None, "No such file"), ("{}", "no result.json"), ("x", "no result")])
+def test_metrics_that_are_no_result_are_refused(content: str | None, told: str, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / "result.json").write_text(content)
+    with pytest.raises(InvalidOptions, match=told):
+        plan(recipe(metrics="result.json"), tmp_path, "onnx")
