@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from models.geometry import tiou
 from training import plan as plans
 from training import run as runs
 from training.clip_frames import FrameForm, FrameStore, video_files
@@ -51,6 +52,7 @@ def main() -> None:
     rows = [_row(folder, *contender) for contender in CONTENDERS]
     text = "\n".join([*_head(), *(_line(row) for row in rows)]) + "\n"
     print(text)
+    text += "\n" + "\n".join(_confusion(folder)) + "\n"
     (RESULTS / "marionette.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     (RESULTS / "marionette.md").write_text("# Detectors on Marionette\n\n" + text, encoding="utf-8")
 
@@ -97,6 +99,23 @@ def _trained(folder: Path, features: Mapping[str, Any], run: str) -> Iterator[Ma
             plan = plans.parse({**document, "features": dict(features)}, {"seed": seed}, run)
             runs.run(plan, folder, target)
         yield json.loads(result.read_text(encoding="utf-8"))
+
+
+def _confusion(folder: Path) -> list[str]:
+    """For every annotated instance of the test split, the label of the answer that overlaps it best (at least by half,
+    scored at least 0.2); rows are the truth, columns the answers, and the last column those without any."""
+    truth = read_ground_truth(folder / "annotations.json", SUBSETS["test"])
+    results = json.loads((folder / "actionformer" / runs.PREDICTIONS).read_text(encoding="utf-8"))["results"]
+    counts = np.zeros((len(truth.labels), len(truth.labels) + 1), int)
+    for video, segment_s, label in zip(truth.video_indices, truth.segments_s, truth.label_indices, strict=True):
+        answers = [one for one in results[truth.videos[video]] if one["score"] >= 0.2]
+        overlaps = tiou([segment_s], [one["segment"] for one in answers] or np.empty((0, 2)))[0]
+        best = int(overlaps.argmax()) if len(overlaps) and overlaps.max() >= 0.5 else -1
+        counts[label, truth.labels.index(answers[best]["label"]) if best >= 0 else -1] += 1
+    columns = [*truth.labels, "none"]
+    head = [f"| truth \\ answer | {' | '.join(columns)} |", f"|---|{'---:|' * len(columns)}"]
+    rows = zip(truth.labels, counts, strict=True)
+    return head + [f"| {label} | {' | '.join(str(count) if count else '' for count in row)} |" for label, row in rows]
 
 
 def _head() -> list[str]:
