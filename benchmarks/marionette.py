@@ -1,6 +1,6 @@
-"""A folder made by `make marionette` in; how well detectors do on it, over seeds and against what sees less, out.
+"""A folder with features in; how well detectors do on it, over seeds and against what sees less, out.
 
-    python -m benchmarks.marionette --folder build/marionette
+    make bench-marionette
 
 Every run is a folder that goes on where it was, so a second call costs only what is missing. Ablations get the same
 detector, plan and budget as the model that ships, and see less: one frame at a time, or only how much moves.
@@ -38,8 +38,8 @@ ENERGY: Mapping[str, Any] = {
 }
 # Name in the table, features, and the runs' folder.
 CONTENDERS: tuple[tuple[str, Mapping[str, Any], str], ...] = (
-    ("ActionFormer on I3D (ships)", {"folder": "features"}, "actionformer"),
-    ("ActionFormer on single frames", {"folder": "single-frame-features"}, "ablation-single-frame"),
+    ("ActionFormer on I3D (ships)", {"folder": "features-i3d-rgb"}, "actionformer"),
+    ("ActionFormer on single frames", {"folder": "features-single-frame"}, "ablation-single-frame"),
     ("ActionFormer on motion energy", ENERGY, "ablation-energy"),
 )
 
@@ -48,6 +48,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, default=Path("build/marionette"))
     folder: Path = parser.parse_args().folder
+    missing = [
+        str(folder / features["folder"])
+        for _, features, _ in CONTENDERS[:2]
+        if not (folder / features["folder"]).is_dir()
+    ]
+    if missing:
+        raise SystemExit(f"{', '.join(missing)} are not there: make bench-marionette makes them")
     write_energy(folder)
     rows = [_row(folder, *contender) for contender in CONTENDERS]
     text = "\n".join([*_head(), *(_line(row) for row in rows)]) + "\n"
@@ -94,11 +101,9 @@ def _trained(folder: Path, features: Mapping[str, Any], run: str) -> Iterator[Ma
     document = json.loads((folder / "actionformer.json").read_text(encoding="utf-8"))
     for seed in SEEDS:
         target = folder / (run if seed == 0 else f"{run}-seed{seed}")
-        result = target / runs.RESULT
-        if not result.exists():
-            plan = plans.parse({**document, "features": dict(features)}, {"seed": seed}, run)
-            runs.run(plan, folder, target)
-        yield json.loads(result.read_text(encoding="utf-8"))
+        plan = plans.parse({**document, "features": dict(features)}, {"seed": seed}, run)
+        # A finished run is only judged again; one of another plan is refused.
+        yield runs.run(plan, folder, target).document
 
 
 def _confusion(folder: Path) -> list[str]:

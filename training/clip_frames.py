@@ -6,6 +6,7 @@ Flow is kept in the 255 steps of a byte, and a bundle's flow stream is told to r
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,9 +21,12 @@ from service.errors import InvalidOptions, TalError
 from service.pipeline import video
 from service.pipeline.flow import FlowRule, FlowStation
 from service.pipeline.frame_views import FrameView
+from training.extract import find_videos
+from training.feature_files import write_atomically
 
 PART = ".part.npy"
 FLOW_ALGORITHM: Literal["dis_fast"] = "dis_fast"
+INTERPOLATION: Literal["area"] = "area"
 
 Pixels = NDArray[Any]
 
@@ -45,9 +49,6 @@ class FrameStore:
     """Frames of each video as an array on disk, made where it is missing."""
 
     def __init__(self, videos: dict[str, Path], folder: Path, form: FrameForm) -> None:
-        missing = [f"{name} ({path})" for name, path in videos.items() if not path.is_file()]
-        if missing:
-            raise InvalidOptions(f"{len(missing)} videos are not there: {', '.join(missing[:10])}")
         self._videos, self._folder, self._form = videos, folder, form
         self._open: dict[str, Pixels] = {}
 
@@ -64,19 +65,35 @@ class FrameStore:
             self._open[name] = np.load(self._path(name), mmap_mode="r")
         return self._open[name]
 
+    def start_s(self, name: str) -> float:
+        """The time of the first frame, from which samples are counted."""
+        start_s: float = self._facts(name)["start_s"]
+        return start_s
+
     def _path(self, name: str) -> Path:
         return self._folder / f"{name}{self._form.suffix}"
 
+    def _facts(self, name: str) -> dict[str, Any]:
+        """What stands beside an array: of which video it is, and when that begins; nothing where there is none."""
+        path = self._path(name).with_suffix(".json")
+        found: dict[str, Any] = json.loads(path.read_bytes()) if path.exists() else {}
+        return found
+
     def _make(self, name: str) -> None:
-        if self._path(name).exists():
+        video_path = self._videos[name]
+        source = {"bytes": video_path.stat().st_size, "modified_ns": video_path.stat().st_mtime_ns}
+        if self._path(name).exists() and self._facts(name).get("source") == source:
             return
         try:
-            frames = _decode(self._videos[name], self._form)
+            frames, start_s = _decode(video_path, self._form)
         except TalError as error:
-            raise InvalidOptions(f"{self._videos[name]}: {error}") from error
+            raise InvalidOptions(f"{video_path}: {error}") from error
+        self._path(name).with_suffix(".json").unlink(missing_ok=True)  # until the new array stands, none is vouched for
         part = self._folder / f"{name}.{os.getpid()}{PART}"
         np.save(part, frames)
         part.replace(self._path(name))
+        facts = json.dumps({"source": source, "start_s": start_s})
+        write_atomically(self._path(name).with_suffix(".json"), facts.encode())
 
 
 def displacements(stored: Pixels, clip_px: float) -> NDArray[np.float32]:
@@ -84,8 +101,8 @@ def displacements(stored: Pixels, clip_px: float) -> NDArray[np.float32]:
     return (stored.astype(np.float64) / 255 * 2 * clip_px - clip_px).astype(np.float32)
 
 
-def _decode(path: Path, form: FrameForm) -> Pixels:
-    view = FrameView("exact", (form.size_px, form.size_px), "area")
+def _decode(path: Path, form: FrameForm) -> tuple[Pixels, float]:
+    view = FrameView("exact", (form.size_px, form.size_px), INTERPOLATION)
     station = None if form.clip_px is None else FlowStation(FlowRule(FLOW_ALGORITHM, form.clip_px, quantised=True))
     parts: list[Pixels] = []
     with video.decode(path, (view,), fps=form.fps) as reader:
@@ -94,7 +111,7 @@ def _decode(path: Path, form: FrameForm) -> Pixels:
             parts.append(pixels.copy() if station is None else _as_bytes(station.push(pixels), form))
     if station is not None:
         parts.append(_as_bytes(station.finish(), form))
-    return np.concatenate(parts)
+    return np.concatenate(parts), reader.summary.first_time_s
 
 
 def _as_bytes(flow: NDArray[np.float32], form: FrameForm) -> Pixels:
@@ -103,6 +120,14 @@ def _as_bytes(flow: NDArray[np.float32], form: FrameForm) -> Pixels:
 
 
 def video_files(folder: Path, names: Sequence[str]) -> dict[str, Path]:
-    """Each name's file in the folder, whatever its extension."""
-    found = {path.stem: path for path in sorted(folder.iterdir()) if path.is_file()} if folder.is_dir() else {}
-    return {name: found.get(name, folder / name) for name in names}
+    """Each name's video below the folder, whatever its ending; those that are missing or stand twice in one error."""
+    found: dict[str, list[Path]] = {}
+    for path in find_videos([folder]) if names else []:
+        found.setdefault(path.stem, []).append(path)
+    missing = [name for name in names if name not in found]
+    twice = [f"{name} ({', '.join(map(str, found[name]))})" for name in names if len(found.get(name, ())) > 1]
+    if missing or twice:
+        told = [f"{len(missing)} videos are not there: {', '.join(missing[:10])}"] if missing else []
+        told += [f"{len(twice)} are there more than once: {', '.join(twice[:10])}"] if twice else []
+        raise InvalidOptions(f"{folder}: {'; '.join(told)}")
+    return {name: found[name][0] for name in names}

@@ -51,7 +51,8 @@ class Clips:
         self.store, self.fps, self.names, self.num_classes = store, fps, labels, len(labels)
         order = np.array([labels.index(label) for label in truth.labels], np.int64)
         self.labels = order[truth.label_indices] if len(truth.label_indices) else truth.label_indices
-        self.spans = truth.segments_s * fps
+        starts_s = np.array([store.start_s(name) for name in truth.videos])[truth.video_indices]
+        self.spans = (truth.segments_s - starts_s[:, None]) * fps
         self.videos = truth.videos
         self.video_of = truth.video_indices
 

@@ -6,7 +6,6 @@ import contextlib
 import multiprocessing
 import os
 import signal
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -26,7 +25,7 @@ from service.runtime import loaded_model
 from service.runtime.loaded_model import LoadedModel
 from service.runtime.onnx_session import OnnxOptions
 from service.telemetry import Stopwatch
-from training import feature_files
+from training import feature_files, worker_life
 from training.feature_settings import Dtype, FeatureSettings
 
 PROGRESS_EVERY_S = 0.2
@@ -251,7 +250,7 @@ class _Teller:
 
 def _work(pipe: Connection, plan: ExtractionPlan, settings: FeatureSettings) -> None:
     """A worker's whole life: load, say so, then one video after the other."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    worker_life.end_with_parent()
     try:
         model = loaded_model.load(plan.bundle, _shared_threads(plan), trusted_torch=plan.trusted_torch)
     except TalError as error:
@@ -262,13 +261,6 @@ def _work(pipe: Connection, plan: ExtractionPlan, settings: FeatureSettings) -> 
         while True:
             task = pipe.recv()
             pipe.send(("closed", _attempt(task, model, settings, plan, _Reporter(pipe))))
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        connection.wait([parent.sentinel])
-        os._exit(1)
 
 
 class _Reporter:

@@ -1,4 +1,4 @@
-"""A plan in JSON in; a backbone trained on clips of annotated videos, with its curve, out."""
+"""A plan in JSON in; a backbone trained on clips of annotated videos, its curve, and a recipe that exports it, out."""
 
 from __future__ import annotations
 
@@ -18,15 +18,17 @@ from models.manifest import NAME
 from models.schema import Count, Fraction, Part
 from service.errors import InvalidOptions
 from training import loop
-from training.clip_frames import FrameForm, FrameStore, video_files
+from training.clip_frames import FLOW_ALGORITHM, INTERPOLATION, FrameForm, FrameStore, video_files
 from training.clip_job import ClipJob, ClipRules, Clips
-from training.evaluation.annotations import GroundTruth, read_ground_truth
-from training.loop import LoopConfig, Step
+from training.datasets import catalog as datasets
+from training.evaluation.annotations import GroundTruth
+from training.feature_files import write_atomically
+from training.loop import LoopConfig, Share, Step
 from training.marionette.motions import LABELS as MARIONETTE
 from training.run import choose_device, start_afresh
 
 Text = Annotated[str, Field(min_length=1)]
-__all__ = ["ClipPlan", "Finished", "read", "run", "start_afresh"]
+RECIPE = "recipe.json"
 
 
 class BackbonePlan(Part):
@@ -48,6 +50,7 @@ class BackbonePlan(Part):
 
 
 class ClipTraining(LoopConfig):
+    ema: Share | None = 0.99
     batch_size: Count = 24
     steps_per_epoch: Count = 100
     background: Fraction = 0.35
@@ -63,7 +66,8 @@ class ClipTraining(LoopConfig):
 
 
 class ClipPlan(Part):
-    """`truth` in ActivityNet's form, `videos` a folder; `frames` is where decoded frames are kept between runs."""
+    """`truth` in ActivityNet's form, `videos` a folder; `frames` is where decoded frames are kept between runs.
+    `stride_frames`: how far apart the snippets stand that are to be extracted with it."""
 
     name: Annotated[str, Field(pattern=NAME)]
     truth: Text
@@ -72,6 +76,7 @@ class ClipPlan(Part):
     train: Text = "training"
     validation: Text | None = "validation"
     fps: Annotated[float, Field(gt=0, le=240)]
+    stride_frames: Count = 4
     backbone: BackbonePlan
     training: ClipTraining
 
@@ -104,21 +109,25 @@ def run(
     device: str = "auto",
     on_step: Callable[[Step], None] = lambda _: None,
     on_validation: Callable[[int, Mapping[str, float]], None] = lambda *_: None,
+    *,
+    fresh: bool = False,
 ) -> Finished:
-    """Trains, or goes on training. Paths in the plan are looked up from `root`."""
+    """Trains, or goes on training, `fresh` from the beginning. Paths in the plan are looked up from `root`."""
     where = torch.device(choose_device(device))
-    truth = read_ground_truth(root / plan.truth, plan.train)
+    truth = _truth(plan, root, plan.train)
     labels = tuple(truth.labels)
     torch.manual_seed(plan.training.seed)
     network = _network(plan.backbone, len(labels))
     train = _clips(plan, root, truth, network, labels)
     validation = None
     if plan.validation is not None:
-        validation = _clips(plan, root, read_ground_truth(root / plan.truth, plan.validation), network, labels)
+        validation = _clips(plan, root, _truth(plan, root, plan.validation), network, labels)
     if any(plan.training.trimmed) and not set(MARIONETTE) <= set(labels):
         raise InvalidOptions(f"trimmed clips show {', '.join(MARIONETTE)}; the annotations have {', '.join(labels)}")
     steps = plan.training.all_epochs * plan.training.steps_per_epoch
     job = ClipJob(network, train, validation, plan.training.rules, plan.training.seed, steps)
+    if fresh:
+        start_afresh(folder)
     done = loop.fit(job, plan.training, folder, where, on_step, on_validation)
     document = {
         "name": plan.name,
@@ -128,8 +137,46 @@ def run(
         "validation": dict(done.validation),
         "plan": plan.model_dump(mode="json"),
     }
-    (folder / "result.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    _write_json(folder / "result.json", document)
+    _write_json(folder / RECIPE, recipe(plan, network, labels))
     return Finished(labels, document)
+
+
+def recipe(plan: ClipPlan, network: Backbone, labels: tuple[str, ...]) -> dict[str, Any]:
+    """What `tal export` needs to serve the backbone on the very pixels that it was trained on.
+
+    Only a bundle with a detector gives features, so an untrained one stands in.
+    """
+    clips = network.clip_format
+    options = {**plan.backbone.options, "num_classes": len(labels)}
+    stream = {
+        "name": clips.kind,
+        "network": plan.backbone.network,
+        "preset": plan.backbone.preset,
+        "options": options,
+        "weights": loop.WEIGHTS,
+        "resize": {"mode": "exact", "size_px": [clips.size_px, clips.size_px], "interpolation": INTERPOLATION},
+    }
+    if clips.scale.clip_px is not None:
+        stream["flow"] = {"algorithm": FLOW_ALGORITHM, "clip_px": clips.scale.clip_px, "quantised": True}
+    return {
+        "name": plan.name,
+        "licence": "unknown",
+        "provenance": f"{plan.backbone.network} trained by tal pretrain; the detector is untrained",
+        "labels": list(labels),
+        "streams": [stream],
+        "grid": {"fps": plan.fps, "stride_frames": plan.stride_frames},
+        "detector": {"network": "actionformer", "preset": "compact"},
+    }
+
+
+def _truth(plan: ClipPlan, root: Path, subset: str) -> GroundTruth:
+    """Labels in the order that the file states, as `tal train` reads them."""
+    return datasets.read("json", root / plan.truth, subset).ground_truth
+
+
+def _write_json(path: Path, document: Any) -> None:
+    write_atomically(path, (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 def _network(wanted: BackbonePlan, num_classes: int) -> Backbone:

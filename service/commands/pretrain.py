@@ -14,7 +14,7 @@ from service.errors import InvalidOptions
 
 def pretrain(
     plan: Annotated[Path, typer.Argument(help="JSON: videos, truth, backbone and settings; docs/training.md.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The run's folder: weights, curve, result.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The run's folder: weights, curve, result, recipe.")],
     resume: Annotated[
         bool, typer.Option("--resume/--fresh", help="Go on from the folder's last checkpoint, or start anew.")
     ] = True,
@@ -24,10 +24,8 @@ def pretrain(
     """Trains a backbone to name the actions in clips of annotated videos."""
     runs = _pretraining()
     wanted = runs.read(plan, {} if seed is None else {"seed": seed})
-    if not resume:
-        runs.start_afresh(out)
     with progress() as follow:
-        done = runs.run(wanted, plan.parent, out, device, follow, tell_validation)
+        done = runs.run(wanted, plan.parent, out, device, follow, tell_validation, fresh=not resume)
     typer.echo(
         f"{out}: {done.document['steps']} steps, {done.document['seconds']:.0f} s, {done.document['validation']}",
         err=True,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from service.errors import InvalidOptions
+from training import worker_life
 from training.marionette import encode, render
 from training.marionette.motions import LABELS
 from training.marionette.script import Script, Split, write
@@ -50,9 +51,10 @@ class Plan:
 def generate(folder: Path, plan: Plan, workers: int = 1, on_video: OnVideo | None = None) -> Path:
     """Renders what is missing and gives the path of the truth, which is written first and is the same at every run."""
     scripts = list(plan.scripts)
-    truth_path = folder / TRUTH
+    truth_path, videos = folder / TRUTH, folder / VIDEOS
+    if not truth_path.exists() and videos.is_dir() and any(videos.iterdir()):
+        raise InvalidOptions(f"{videos} holds files of which {truth_path} would say what they are; empty it first")
     _write_truth(truth_path, truth(scripts, plan.seed), plan)
-    videos = folder / VIDEOS
     videos.mkdir(exist_ok=True)
     for leftover in videos.glob(f"*{PART}"):
         leftover.unlink()
@@ -102,7 +104,8 @@ def _rendered(scripts: list[Script], videos: Path, workers: int) -> Iterator[int
             render_video(script, videos / script.file_name)
             yield 1
         return
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, spawn, initializer=worker_life.end_with_parent) as pool:
         futures = [pool.submit(render_video, script, videos / script.file_name) for script in scripts]
         try:
             for future in as_completed(futures):
@@ -118,7 +121,7 @@ def _write_truth(path: Path, content: dict[str, Any], plan: Plan) -> None:
     if path.exists() and path.read_text(encoding="utf-8") != text:
         raise InvalidOptions(
             f"{path} is of another seed, other numbers of videos or another version of the generator than "
-            f"{plan}; give another folder, or remove this one"
+            f"{plan}; give another folder, or remove {path.parent} whole"
         )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

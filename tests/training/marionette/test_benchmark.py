@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from typer.testing import CliRunner
 
@@ -51,7 +52,7 @@ def test_every_kind_of_file_has_the_same_bytes_twice_and_the_times_that_were_ask
     np.testing.assert_allclose(times_s, encode.times_s(script), atol=2e-3)
 
 
-def test_pictures_do_not_depend_on_which_were_drawn_before() -> None:
+def test_pictures_but_for_noise_do_not_depend_on_which_were_drawn_before() -> None:
     script = replace(write("val", 2, 0), light=replace(write("val", 2, 0).light, noise=0.0))
     whole = list(render.frames(script, iter([0.5, 1.0, 1.5])))
     alone = list(render.frames(script, iter([1.5])))
@@ -108,6 +109,27 @@ def test_a_folder_of_another_seed_is_not_continued(tmp_path: Path) -> None:
     benchmark._write_truth(tmp_path / "annotations.json", {"seed": 1}, Plan(1, 0, 0, 1))
     with pytest.raises(InvalidOptions, match="another seed"):
         benchmark.generate(tmp_path, Plan(1, 0, 0, 2))
+
+
+def test_videos_without_their_truth_are_not_taken_for_others(tmp_path: Path) -> None:
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "marionette_train_0000.mp4").write_bytes(b"of another seed")
+    with pytest.raises(InvalidOptions, match="empty it first"):
+        benchmark.generate(tmp_path, Plan(1, 0, 0, 2))
+
+
+def test_workers_end_when_the_command_is_killed(tmp_path: Path) -> None:
+    counts = ["--train", "4", "--val", "0", "--test", "0", "--seed", "11", "--workers", "2"]
+    command = [sys.executable, "-c", "from service.cli import main; main()", "synth", str(tmp_path / "m"), *counts]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    while len(list((tmp_path / "m" / "videos").glob("*.part"))) < 2:
+        assert process.poll() is None
+        time.sleep(0.05)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.wait()
+    _, alive = psutil.wait_procs(workers, timeout=20)
+    assert not alive
 
 
 @pytest.mark.parametrize(("plan", "told"), [((0, 0, 0, 0), "no video"), ((-1, 1, 1, 0), "train is -1")])
