@@ -6,11 +6,8 @@ Workers end with their parent, however it ends.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +29,7 @@ from training.extraction_crew import (
 )
 from training.feature_files import SETTINGS_FILE
 from training.feature_settings import FeatureSettings
+from training.run_folder import sole_writer
 
 __all__ = [
     "Extracted",
@@ -70,7 +68,7 @@ def extract(
     _check_plan(plan)
     tasks = _tasks(videos, plan.out)
     settings = _wanted_settings(plan)
-    with _sole_writer(plan.out):
+    with sole_writer(plan.out, "writing features"):
         feature_files.remove_partials(plan.out)
         done = set() if plan.force else _done(tasks, plan.out, settings)
         waiting = [task for task in tasks if task not in done]
@@ -218,25 +216,3 @@ def _write_failures(folder: Path, failures: Sequence[Failure]) -> None:
     told = {str(failure.video): {"code": failure.code, "error": failure.error} for failure in failures}
     text = json.dumps(told, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
     feature_files.write_atomically(path, text.encode())
-
-
-@contextlib.contextmanager
-def _sole_writer(folder: Path) -> Iterator[None]:
-    """Holds a lock on the folder itself, which the system gives back however this process ends."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError as error:
-        raise InvalidOptions(f"{folder}: cannot be written: {error.strerror}") from None
-    try:
-        _lock(descriptor, folder)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _lock(descriptor: int, folder: Path) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise InvalidOptions(f"{folder}: another run is writing features here; wait until it has ended") from None

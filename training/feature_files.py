@@ -7,10 +7,8 @@ of others (.npy, .npz, .h5) say nothing of the kind, so a `FeatureRule` does.
 from __future__ import annotations
 
 import contextlib
-import importlib
 import os
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +20,8 @@ from service.errors import InvalidOptions
 from service.pipeline.features import FeatureSequence
 from service.pipeline.snippets import ClipRule, SnippetGrid
 from service.runtime.session import Array, to_numpy
+from training.feature_arrays import lacking, read_npz, read_one
+from training.feature_names import find
 from training.feature_settings import (
     Dtype,
     FeatureRule,
@@ -38,6 +38,8 @@ __all__ = [
     "StoredFeatures",
     "differences",
     "find",
+    "is_ours",
+    "lacking",
     "load",
     "read",
     "read_settings",
@@ -66,6 +68,11 @@ class StoredFeatures:
 
 def write_settings(folder: Path, settings: FeatureSettings) -> None:
     write_atomically(folder / SETTINGS_FILE, settings.to_json().encode())
+
+
+def is_ours(source: Path) -> bool:
+    """Whether its features say themselves how they were made."""
+    return (source / SETTINGS_FILE).is_file()
 
 
 def read_settings(folder: Path) -> FeatureSettings:
@@ -100,7 +107,7 @@ def write(path: Path, sequence: FeatureSequence, settings: FeatureSettings, *, s
 
 def read(path: Path, settings: FeatureSettings) -> StoredFeatures:
     """A file of ours, held against the settings of its folder."""
-    arrays = _read_npz(path)
+    arrays = read_npz(path)
     missing = {"values", "frame_times_s", "end_s", "source_bytes", "settings"} - set(arrays)
     if missing:
         raise InvalidOptions(f"{path}: lacks {', '.join(sorted(missing))}: not a file that `tal extract` made")
@@ -139,18 +146,6 @@ def load(
         stored.frame_times_s, stored.end_s, float(how.grid.stride_frames), how.grid.offset_frames, sampling_s
     )
     return FeatureSequence(stored.values, stored.scores, grid, how.clip_span_frames)
-
-
-def find(source: Path, video: str) -> Path:
-    """Where the features of `video` are: the one file of that name in a folder, or the .h5 that holds them all."""
-    if source.is_file():
-        return source
-    candidates = [source / f"{video}{ending}" for ending in (".npz", ".npy", ".h5", ".hdf5")]
-    found = [path for path in candidates if path.is_file()]
-    if len(found) != 1:
-        names = ", ".join(path.name for path in found or candidates)
-        raise InvalidOptions(f"{source}: {'several' if found else 'no'} feature files for {video!r}: {names}")
-    return found[0]
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -224,7 +219,7 @@ def _check_times(path: Path, num_rows: int, arrays: Mapping[str, Array], setting
 def _load_foreign(
     path: Path, rule: FeatureRule, video: str, duration_s: float | None, fps: float | None
 ) -> FeatureSequence:
-    raw = _read_foreign(path, rule, video)
+    raw = read_one(path, rule.array, video)
     values = _checked_values(raw.T if rule.layout == "ct" and raw.ndim == 2 else raw, rule.channels, path)
     return FeatureSequence(values, None, _foreign_grid(path, rule, len(values), duration_s, fps), rule.clip_frames)
 
@@ -248,62 +243,6 @@ def _foreign_grid(
     num_frames = max(1, round(length_s * rate))
     sampling_s = None if rule.fps is None else 1 / rule.fps
     return SnippetGrid(np.arange(num_frames) / rate, length_s, rule.stride_frames, rule.offset_frames, sampling_s)
-
-
-def _read_foreign(path: Path, rule: FeatureRule, video: str) -> Array:
-    if path.suffix == ".npy":
-        return _read_npy(path)
-    if path.suffix == ".npz":
-        return _choose(_read_npz(path), rule.array and rule.array.format(video=video), path)
-    if path.suffix in (".h5", ".hdf5"):
-        return _read_h5(path, (rule.array or "{video}").format(video=video))
-    raise InvalidOptions(f"{path}: features are read from .npy, .npz, .h5 and .hdf5; found {path.suffix!r}")
-
-
-def _choose(arrays: Mapping[str, Array], name: str | None, path: Path) -> Array:
-    if name is None and len(arrays) == 1:
-        return next(iter(arrays.values()))
-    if name is None or name not in arrays:
-        wanted = "one must be named" if name is None else f"{name!r} is none of them"
-        raise InvalidOptions(f"{path}: holds the arrays {', '.join(map(repr, arrays)) or 'none'}; {wanted}")
-    return arrays[name]
-
-
-def _read_npy(path: Path) -> Array:
-    with _explained(path):
-        return np.asarray(np.load(path, allow_pickle=False))
-
-
-def _read_npz(path: Path) -> dict[str, Array]:
-    with _explained(path), path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-        if isinstance(archive, np.ndarray):
-            raise ValueError("it is one array rather than an archive of them")
-        return {name: archive[name] for name in archive.files}
-
-
-def _read_h5(path: Path, name: str) -> Array:
-    try:
-        h5py = importlib.import_module("h5py")  # only those who have such files need it
-    except ModuleNotFoundError:
-        raise InvalidOptions(f"{path}: reading it needs h5py, which is not installed: pip install h5py") from None
-    with _explained(path), h5py.File(path, "r") as file:
-        found = file.get(name)
-        if isinstance(found, h5py.Group) and len(found) == 1:
-            found = next(iter(found.values()))
-        if not isinstance(found, h5py.Dataset):
-            some = ", ".join(map(repr, sorted(file)[:5]))
-            raise InvalidOptions(f"{path}: holds no data set {name!r}; it has {len(file)} entries: {some} …")
-        return np.asarray(found[()])
-
-
-@contextlib.contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """What readers say of a damaged file, with its name."""
-    try:
-        yield
-    except (OSError, ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        what = error.strerror if isinstance(error, OSError) and error.strerror else f"{error}"
-        raise InvalidOptions(f"{path}: cannot be read as features: {what}") from None
 
 
 def _checked_values(values: Array, channels: int | None, path: Path) -> Array:

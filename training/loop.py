@@ -6,12 +6,13 @@ numbers as if it had never stopped: batches and random numbers are functions of 
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
@@ -29,6 +30,7 @@ Precision = Literal["float32", "bf16", "fp16"]
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 DECIDES = "average"  # of what validation tells, the number that makes weights the best so far
+MISFIT_LINES = 4  # of what torch says; more are alike
 LAST, BEST, WEIGHTS = "last.safetensors", "best.safetensors", "weights.safetensors"
 DECAYING = (nn.modules.conv._ConvNd, nn.Linear)  # noqa: SLF001  (torch's own parent of all convolutions)
 
@@ -112,8 +114,8 @@ class Step:
 
 @dataclass(frozen=True)
 class Result:
-    """`validation` is of the last epoch that was validated, `best` the greatest `average` of all; `seconds` of this
-    run alone, without what an interrupted one took."""
+    """`validation` is of the last epoch that was validated, `best` the greatest `average` of all; `seconds` to the
+    last checkpoint, with what interrupted runs took to theirs."""
 
     steps: int
     first_step: int
@@ -125,7 +127,7 @@ class Result:
 
 @dataclass
 class _State:
-    """All that a checkpoint holds."""
+    """All that a checkpoint holds. `began`: when the run would have begun, had it never stopped."""
 
     network: nn.Module
     average: nn.Module
@@ -135,6 +137,8 @@ class _State:
     step: int = 0
     best: float | None = None
     validation: Mapping[str, float] | None = None
+    seconds: float = 0.0
+    began: float = field(default_factory=time.monotonic)
 
 
 def fit(
@@ -146,7 +150,6 @@ def fit(
     on_validation: Callable[[int, Mapping[str, float]], None] = lambda *_: None,
 ) -> Result:
     """Trains the job's network in place, from the folder's last checkpoint if it holds one of the same settings."""
-    began = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
     state = _start(job, config, torch.device(device))
     _resume(state, config, job, folder / LAST)
@@ -170,7 +173,7 @@ def fit(
                 curves.to_disk()
                 _save(state, config, job, folder)
     checkpoints.write(folder / WEIGHTS, state.average.state_dict(), {"step": state.step, "seed": config.seed})
-    return Result(state.step, first, time.monotonic() - began, state.validation or {}, state.best, folder / WEIGHTS)
+    return Result(state.step, first, state.seconds, state.validation or {}, state.best, folder / WEIGHTS)
 
 
 def learning_rate(config: LoopConfig, step: int, steps_per_epoch: int) -> float:
@@ -287,6 +290,7 @@ def _validate(state: _State, job: TrainingJob, config: LoopConfig, folder: Path)
 
 
 def _save(state: _State, config: LoopConfig, job: TrainingJob, folder: Path) -> None:
+    state.seconds = time.monotonic() - state.began
     tensors = checkpoints.under("network", state.network.state_dict())
     if config.ema is not None:
         tensors |= checkpoints.under("average", state.average.state_dict())
@@ -298,6 +302,7 @@ def _save(state: _State, config: LoopConfig, job: TrainingJob, folder: Path) -> 
         "step": state.step,
         "best": state.best,
         "validation": state.validation,
+        "seconds": state.seconds,
         "scaler": state.scaler.state_dict(),
         "settings": _settings(config, job),
     }
@@ -319,6 +324,11 @@ def _resume(state: _State, config: LoopConfig, job: TrainingJob, path: Path) -> 
         return
     tensors, facts = checkpoints.read(path)
     _check_same_settings(facts.get("settings", {}), _settings(config, job), path)
+    with _fitting(path):
+        _take_up(state, config, tensors, facts)
+
+
+def _take_up(state: _State, config: LoopConfig, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
     state.network.load_state_dict(checkpoints.only("network", tensors))
     if config.ema is not None:
         state.average.load_state_dict(checkpoints.only("average", tensors))
@@ -333,6 +343,20 @@ def _resume(state: _State, config: LoopConfig, job: TrainingJob, path: Path) -> 
             }
     state.scaler.load_state_dict(facts["scaler"])
     state.step, state.best, state.validation = facts["step"], facts["best"], facts["validation"]
+    state.seconds = facts.get("seconds", 0.0)
+    state.began -= state.seconds
+
+
+@contextlib.contextmanager
+def _fitting(path: Path) -> Iterator[None]:
+    """What torch says of weights that are not this network's, as a refusal."""
+    try:
+        yield
+    except (KeyError, RuntimeError, ValueError) as error:
+        told = "; ".join(line.strip().rstrip(".") for line in f"{error}".splitlines()[:MISFIT_LINES])
+        raise InvalidOptions(
+            f"{path}: does not fit what is trained here: {told}; start afresh, or in another folder"
+        ) from None
 
 
 def _settings(config: LoopConfig, job: TrainingJob) -> dict[str, Any]:

@@ -26,12 +26,13 @@ from training.feature_files import FeatureRule
 from training.loop import LoopConfig
 
 Text = Annotated[str, Field(min_length=1)]
+RULE_KEYS = ("stride_frames", "offset_frames", "clip_frames", "fps", "layout", "array")
 Tiou = Annotated[float, Field(gt=0, le=1)]
 
 
 class DatasetPlan(Part):
     """`path` is the file or folder of annotations in the `format` of a reader of `training/datasets`; `task` is for
-    EPIC-Kitchens alone. `test` defaults to the validation subset."""
+    EPIC-Kitchens alone. `test`, on which the run is judged, defaults to the validation subset."""
 
     format: Text = "json"
     path: Text
@@ -46,10 +47,24 @@ class DatasetPlan(Part):
             raise ValueError(f"format {self.format!r} is not known; accepted are {', '.join(READERS)}")
         return self
 
+    @model_validator(mode="after")
+    def _is_judged_on_something(self) -> DatasetPlan:
+        if self.validation is None and self.test is None:
+            raise ValueError(
+                "validation and test are both null: nothing is left to judge the run on; name a subset as test "
+                f"(that of training, {self.train!r}, if figures on it are wanted)"
+            )
+        return self
+
+    @property
+    def judged_on(self) -> str:
+        return self.test or self.validation or self.train
+
 
 class FeaturePlan(Part):
     """`folder` holds a feature file per video (or is the one file of all). Features of `tal extract` say themselves
-    how they were made; those of others need stride_frames, offset_frames and clip_frames; fps None is the video's."""
+    how they were made; those of others need stride_frames, offset_frames and clip_frames; fps None is the video's.
+    `rule_of` "preset": these came with the preset, and stand aside for features that say it themselves."""
 
     folder: Text
     stride_frames: Positive | None = None
@@ -58,6 +73,7 @@ class FeaturePlan(Part):
     fps: Positive | None = None
     layout: Literal["tc", "ct"] = "tc"
     array: str | None = None
+    rule_of: Literal["preset"] | None = None
 
     @model_validator(mode="after")
     def _a_rule_is_whole(self) -> FeaturePlan:
@@ -65,6 +81,13 @@ class FeaturePlan(Part):
         if any(value is None for value in given) and any(value is not None for value in [*given, self.fps]):
             raise ValueError("stride_frames, offset_frames and clip_frames go together, for features made elsewhere")
         return self
+
+    @property
+    def own_rule(self) -> tuple[str, ...]:
+        """The keys by which whoever wrote the plan says how features were made."""
+        default = FeaturePlan(folder=self.folder)
+        keys = RULE_KEYS if self.rule_of is None else ()
+        return tuple(key for key in keys if getattr(self, key) != getattr(default, key))
 
     @property
     def rule(self) -> FeatureRule | None:
@@ -168,7 +191,7 @@ def parse(document: Any, changes: Mapping[str, Any] | None = None, origin: str =
     if not isinstance(document, dict):
         raise InvalidOptions(f"{origin}: a plan is a JSON object, not {type(document).__name__}")
     if "preset" in document:
-        document = _merged(_preset(document["preset"], origin), {k: v for k, v in document.items() if k != "preset"})
+        document = _over_preset(document, origin)
     if changes:
         document = _merged(document, {"training": dict(changes)})
     try:
@@ -184,6 +207,16 @@ def configured(preset: Any, options: Mapping[str, Any], known: Mapping[str, Any]
         return TypeAdapter(type(preset)).validate_json(text, strict=True)
     except ValidationError as error:
         raise InvalidOptions(f"{what}: {explain(error, 'options')}") from None
+
+
+def _over_preset(document: Mapping[str, Any], origin: str) -> dict[str, Any]:
+    """What the plan says before what its preset says, and whose word it is how features were made."""
+    own = {key: value for key, value in document.items() if key != "preset"}
+    preset = _preset(document["preset"], origin)
+    features = own.get("features")
+    if preset["features"] and isinstance(features, Mapping) and all(features.get(key) is None for key in RULE_KEYS):
+        preset["features"]["rule_of"] = "preset"
+    return _merged(preset, own)
 
 
 def _preset(name: Any, origin: str) -> dict[str, Any]:

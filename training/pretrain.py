@@ -22,10 +22,10 @@ from training.clip_frames import FLOW_ALGORITHM, INTERPOLATION, FrameForm, Frame
 from training.clip_job import ClipJob, ClipRules, Clips
 from training.datasets import catalog as datasets
 from training.evaluation.annotations import GroundTruth
-from training.feature_files import write_atomically
 from training.loop import LoopConfig, Share, Step
 from training.marionette.motions import LABELS as MARIONETTE
 from training.run import choose_device, start_afresh
+from training.run_folder import claim, sole_writer, truth_digest, write_json
 
 Text = Annotated[str, Field(min_length=1)]
 RECIPE = "recipe.json"
@@ -126,9 +126,11 @@ def run(
         raise InvalidOptions(f"trimmed clips show {', '.join(MARIONETTE)}; the annotations have {', '.join(labels)}")
     steps = plan.training.all_epochs * plan.training.steps_per_epoch
     job = ClipJob(network, train, validation, plan.training.rules, plan.training.seed, steps)
-    if fresh:
-        start_afresh(folder)
-    done = loop.fit(job, plan.training, folder, where, on_step, on_validation)
+    with sole_writer(folder, "training"):
+        if fresh:
+            start_afresh(folder)
+        claim(folder, plan.model_dump(mode="json"), {"annotations": truth_digest(truth)})
+        done = loop.fit(job, plan.training, folder, where, on_step, on_validation)
     document = {
         "name": plan.name,
         "labels": list(labels),
@@ -137,8 +139,8 @@ def run(
         "validation": dict(done.validation),
         "plan": plan.model_dump(mode="json"),
     }
-    _write_json(folder / "result.json", document)
-    _write_json(folder / RECIPE, recipe(plan, network, labels))
+    write_json(folder / "result.json", document)
+    write_json(folder / RECIPE, recipe(plan, network, labels))
     return Finished(labels, document)
 
 
@@ -173,10 +175,6 @@ def recipe(plan: ClipPlan, network: Backbone, labels: tuple[str, ...]) -> dict[s
 def _truth(plan: ClipPlan, root: Path, subset: str) -> GroundTruth:
     """Labels in the order that the file states, as `tal train` reads them."""
     return datasets.read("json", root / plan.truth, subset).ground_truth
-
-
-def _write_json(path: Path, document: Any) -> None:
-    write_atomically(path, (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 def _network(wanted: BackbonePlan, num_classes: int) -> Backbone:

@@ -2,43 +2,78 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from service.errors import DeviceUnavailable, InvalidOptions
 from service.pipeline.features import FeatureSequence
-from training import checkpoints, detector_job, feature_files, loop
+from training import checkpoints, detector_job, feature_files, loop, run_folder
 from training.datasets import catalog as datasets
+from training.datasets.dataset import Dataset, listed, refusal
 from training.detector_job import DetectorJob, Split, Subject
-from training.evaluation.annotations import GroundTruth
 from training.evaluation.protocols import PROTOCOLS, Protocol, Result
 from training.feature_files import FeatureRule, FeatureSettings
 from training.loop import Step
 from training.plan import FeaturePlan, Plan
 
-PLAN, LABELS, PREDICTIONS, RESULT = "plan.json", "labels.json", "predictions.json", "result.json"
+LABELS, PREDICTIONS, RESULT = "labels.json", "predictions.json", "result.json"
+WRITTEN = (run_folder.PLAN, run_folder.INPUTS, LABELS, PREDICTIONS, RESULT, "curve.csv", "validation.csv")
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """`test` is what the final figures are of."""
+    """`test` is what the final figures are of; `inputs` are digests of the data, which a run that goes on must find
+    again."""
 
     subject: Subject
     job: DetectorJob
     test: Split
     protocol: Protocol
+    inputs: Mapping[str, str]
 
 
 @dataclass(frozen=True)
 class Finished:
     result: Result
     document: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Where the features of the data sets' videos are, and how they were made."""
+
+    source: Path
+    how: FeatureSettings | FeatureRule
+    durations_s: Mapping[str, float]
+    fps: Mapping[str, float]
+
+    def load(self, video: str) -> FeatureSequence:
+        duration_s = self.durations_s[video]
+        known = None if duration_s != duration_s else duration_s  # noqa: PLR0124  (NaN: the annotations do not say)
+        path = feature_files.find(self.source, video)
+        return feature_files.load(path, self.how, video=video, duration_s=known, fps=self.fps.get(video))
+
+    def problems(self, videos: Sequence[str]) -> list[str]:
+        """Of the videos that are to be loaded, without loading one."""
+        told = feature_files.lacking(self.source, videos, self.how.array if isinstance(self.how, FeatureRule) else None)
+        unrated = [video for video in videos if video not in self.fps]
+        if isinstance(self.how, FeatureRule) and self.how.fps is None and unrated:
+            told.append(
+                f"the annotations say no frame rate of {listed(unrated)}; features.fps may, or annotations that do"
+            )
+        return told
+
+    def digest(self, videos: Sequence[str]) -> str:
+        """Of how features were made, and of the names and sizes of their files."""
+        files = {feature_files.find(self.source, video) for video in videos}
+        how = self.how.digest.hex() if isinstance(self.how, FeatureSettings) else asdict(self.how)
+        return run_folder.digest(how, sorted((path.name, path.stat().st_size) for path in files))
 
 
 def run(
@@ -54,49 +89,36 @@ def run(
     """Trains, or goes on training, and judges the final weights. Paths in the plan are looked up from `root`."""
     where = torch.device(choose_device(device))
     prepared = prepare(plan, root)
-    if fresh:
-        start_afresh(folder)
-    _claim(folder, plan)
-    _write_json(folder / LABELS, list(prepared.subject.labels))
-    done = loop.fit(prepared.job, plan.training, folder, where, on_step, on_validation)
-    tensors, _ = checkpoints.read(done.weights)
-    prepared.subject.network.load_state_dict(tensors)
-    predictions = detector_job.predict(prepared.subject.loaded(prepared.subject.network), prepared.test)
-    _write_json(folder / PREDICTIONS, predictions)
-    result = detector_job.judge(predictions, prepared.test, prepared.subject.labels, prepared.protocol)
-    document = {
-        "name": plan.name,
-        **result.summary(),
-        "by_class": result.by_class(),
-        "best_validation": done.best,
-        "steps": done.steps,
-        "seconds": round(done.seconds, 3),
-        "resumed_at_step": done.first_step,
-        "device": where.type,
-        "torch": torch.__version__,
-        "plan": plan.model_dump(mode="json"),
-    }
-    _write_json(folder / RESULT, document)
-    return Finished(result, document)
+    with run_folder.sole_writer(folder, "training"):
+        if fresh:
+            start_afresh(folder)
+        run_folder.claim(folder, plan.model_dump(mode="json"), prepared.inputs)
+        run_folder.write_json(folder / LABELS, list(prepared.subject.labels))
+        done = loop.fit(prepared.job, plan.training, folder, where, on_step, on_validation)
+        return _judged(plan, prepared, done, folder, where)
 
 
 def prepare(plan: Plan, root: Path) -> Prepared:
-    """Reads annotations and the first features; refuses what cannot be trained before the first step."""
+    """Reads annotations, the names of all features and the first of them; refuses what cannot be trained or judged
+    before the first step."""
     asked = PROTOCOLS[plan.protocol]
     protocol = asked if plan.tious is None else replace(asked, tious=plan.tious)
-    train, validation, test = (_split(plan, root, subset) for subset in _subsets(plan))
+    data = {subset: _read(plan, root, subset) for subset in _subsets(plan)}
+    stored = _stored(plan.features, root / plan.features.folder, tuple(data.values()))
+    videos = _used_videos(plan, data)
+    _check_features(stored, videos)
+    splits = {subset: Split(dataset.ground_truth, stored.load) for subset, dataset in data.items()}
+    train, test = splits[plan.dataset.train], splits[plan.dataset.judged_on]
     labels = detector_job.trained_labels(train.ground_truth, protocol)
-    first = train.load(train.ground_truth.videos[0]).values
-    if first is None:
-        raise InvalidOptions(f"{plan.features.folder}: holds class scores and no features; a detector sees features")
-    subject = detector_job.subject_of(plan, labels, first.shape[1])
-    validated = validation if plan.dataset.validation else None
-    return Prepared(subject, DetectorJob(subject, train, validated, plan, protocol), test, protocol)
+    subject = detector_job.subject_of(plan, labels, _channels(stored, videos[0]))
+    validation = splits[plan.dataset.validation] if plan.dataset.validation else None
+    job = DetectorJob(subject, train, validation, plan, protocol)
+    return Prepared(subject, job, test, protocol, _digests(data, stored, videos))
 
 
 def start_afresh(folder: Path) -> None:
     """Removes what a run wrote, and nothing else."""
-    for name in (PLAN, LABELS, PREDICTIONS, RESULT, loop.LAST, loop.BEST, loop.WEIGHTS, "curve.csv", "validation.csv"):
+    for name in (*WRITTEN, loop.LAST, loop.BEST, loop.WEIGHTS):
         (folder / name).unlink(missing_ok=True)
     for earlier in folder.glob("step-*.safetensors"):
         earlier.unlink()
@@ -112,48 +134,95 @@ def choose_device(wanted: str) -> str:
     return "cuda" if there and wanted != "cpu" else "cpu"
 
 
-def _subsets(plan: Plan) -> tuple[str, str, str]:
-    dataset = plan.dataset
-    validation = dataset.validation or dataset.test or dataset.train
-    return dataset.train, validation, dataset.test or validation
+def _judged(plan: Plan, prepared: Prepared, done: loop.Result, folder: Path, where: torch.device) -> Finished:
+    """The final weights' predictions and figures, in the folder too."""
+    subject, test = prepared.subject, prepared.test
+    tensors, _ = checkpoints.read(done.weights)
+    subject.network.load_state_dict(tensors)
+    predictions = detector_job.predict(subject.loaded(subject.network), test)
+    run_folder.write_json(folder / PREDICTIONS, predictions)
+    result = detector_job.judge(predictions, test, subject.labels, prepared.protocol)
+    document = {
+        "name": plan.name,
+        "judged_on": plan.dataset.judged_on,
+        **result.summary(),
+        "by_class": result.by_class(),
+        "best_validation": done.best,
+        "steps": done.steps,
+        "seconds": round(done.seconds, 3),
+        "resumed_at_step": done.first_step,
+        "device": where.type,
+        "torch": torch.__version__,
+        "plan": plan.model_dump(mode="json"),
+    }
+    run_folder.write_json(folder / RESULT, document)
+    return Finished(result, document)
 
 
-def _split(plan: Plan, root: Path, subset: str) -> Split:
-    """The annotations of a subset, and where the features of its videos are."""
+def _subsets(plan: Plan) -> tuple[str, ...]:
+    """Every subset that is used, once."""
+    asked = (plan.dataset.train, plan.dataset.validation, plan.dataset.judged_on)
+    return tuple(dict.fromkeys(subset for subset in asked if subset is not None))
+
+
+def _read(plan: Plan, root: Path, subset: str) -> Dataset:
     asked = plan.dataset
-    dataset = datasets.read(asked.format, root / asked.path, subset, task=asked.task)
-    return Split(
-        dataset.ground_truth, _loader(plan.features, root / plan.features.folder, dataset.ground_truth, dataset.fps)
-    )
+    return datasets.read(asked.format, root / asked.path, subset, task=asked.task)
 
 
-def _loader(
-    plan: FeaturePlan, source: Path, truth: GroundTruth, fps: Mapping[str, float]
-) -> Callable[[str], FeatureSequence]:
-    how: FeatureSettings | FeatureRule = plan.rule or feature_files.read_settings(source)
-    durations = dict(zip(truth.videos, truth.durations_s.tolist(), strict=True))
-
-    def load(video: str) -> FeatureSequence:
-        duration_s = durations[video]
-        known = None if duration_s != duration_s else duration_s  # noqa: PLR0124  (NaN: the annotations do not say)
-        path = feature_files.find(source, video)
-        return feature_files.load(path, how, video=video, duration_s=known, fps=fps.get(video))
-
-    return load
+def _stored(plan: FeaturePlan, source: Path, data: Sequence[Dataset]) -> Stored:
+    durations_s: dict[str, float] = {}
+    fps: dict[str, float] = {}
+    for dataset in data:
+        truth = dataset.ground_truth
+        durations_s |= dict(zip(truth.videos, truth.durations_s.tolist(), strict=True))
+        fps |= dataset.fps
+    return Stored(source, _how_made(plan, source), durations_s, fps)
 
 
-def _claim(folder: Path, plan: Plan) -> None:
-    """A folder belongs to one plan: a run that goes on must be the run that began."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path, wanted = folder / PLAN, plan.model_dump(mode="json")
-    if path.exists():
-        found = json.loads(path.read_text(encoding="utf-8"))
-        apart = sorted(key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key))
-        if apart:
-            raise InvalidOptions(f"{folder}: began with another plan ({', '.join(apart)} differ); --fresh starts anew")
-    _write_json(path, wanted)
+def _how_made(plan: FeaturePlan, source: Path) -> FeatureSettings | FeatureRule:
+    """Features that say it themselves are believed; a preset's rule is for those that do not."""
+    if feature_files.is_ours(source):
+        if plan.own_rule:
+            raise InvalidOptions(
+                f"{source}: {feature_files.SETTINGS_FILE} says how these features were made, and so does the plan; "
+                f"leave {', '.join(plan.own_rule)} out of the plan's features"
+            )
+        return feature_files.read_settings(source)
+    if plan.rule is None:
+        raise InvalidOptions(
+            f"{source}: holds no {feature_files.SETTINGS_FILE}, as folders of `tal extract` do; for features made "
+            "elsewhere the plan must give features.stride_frames, offset_frames and clip_frames"
+        )
+    return plan.rule
 
 
-def _write_json(path: Path, document: Any) -> None:
-    text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    feature_files.write_atomically(path, text.encode())
+def _used_videos(plan: Plan, data: Mapping[str, Dataset]) -> tuple[str, ...]:
+    """Those that are trained on, then those that are judged on; without an action a video trains nothing."""
+    train = data[plan.dataset.train].ground_truth
+    used = [train.videos[index] for index in np.unique(train.video_indices)]
+    if not used:
+        raise InvalidOptions(f"no video of the training subset {plan.dataset.train!r} has an action")
+    judging = [subset for subset in (plan.dataset.validation, plan.dataset.judged_on) if subset is not None]
+    judged = [video for subset in judging for video in data[subset].ground_truth.videos]
+    return tuple(dict.fromkeys([*used, *judged]))
+
+
+def _check_features(stored: Stored, videos: Sequence[str]) -> None:
+    problems = stored.problems(videos)
+    if problems:
+        raise refusal(problems, str(stored.source))
+
+
+def _channels(stored: Stored, video: str) -> int:
+    values = stored.load(video).values
+    if values is None:
+        raise InvalidOptions(f"{stored.source}: holds class scores and no features; a detector sees features")
+    return int(values.shape[1])
+
+
+def _digests(data: Mapping[str, Dataset], stored: Stored, videos: Sequence[str]) -> dict[str, str]:
+    read = {
+        subset: [run_folder.truth_digest(dataset.ground_truth), dict(dataset.fps)] for subset, dataset in data.items()
+    }
+    return {"annotations": run_folder.digest(read), "features": stored.digest(videos)}

@@ -28,6 +28,7 @@ from tests.support import bundles, graphs, videos
 from training import extract as extracting
 from training import feature_files
 from training.extract import ExtractionPlan, extract
+from training.run_folder import sole_writer
 
 CPU = OnnxOptions(device="cpu", threads=1)
 NUM_VIDEOS = 6
@@ -320,7 +321,7 @@ def test_videos_of_one_name_are_refused_with_all_their_paths(made, tmp_path):
 
 
 def test_two_runs_do_not_write_into_one_folder(made, copy):
-    with extracting._sole_writer(copy), pytest.raises(InvalidOptions, match="another run is writing"):
+    with sole_writer(copy, "writing features"), pytest.raises(InvalidOptions, match="another run is writing"):
         extract([made / "videos" / "v0.mp4"], plan(made, copy))
 
 

@@ -259,6 +259,45 @@ def test_one_h5_holds_many_videos_and_each_may_be_a_group(tmp_path):
         feature_files.load(path, RULE, video="v_3")
 
 
+def test_a_video_is_found_with_and_without_the_prefix_of_activitynet_and_by_its_own_name_first(tmp_path):
+    prefixed, plain = save(tmp_path / "v_a.npy", VALUES), save(tmp_path / "b.npy", VALUES)
+    assert feature_files.find(tmp_path, "a") == prefixed
+    assert feature_files.find(tmp_path, "v_b") == plain
+    own = save(tmp_path / "a.npz", VALUES)
+    assert feature_files.find(tmp_path, "a") == own
+    with h5py.File(tmp_path / "all.h5", "w") as file:
+        file["v_c"] = VALUES
+    np.testing.assert_array_equal(feature_files.load(tmp_path / "all.h5", RULE, video="c").values, VALUES)
+
+
+def test_videos_without_features_are_all_told_whatever_holds_them(tmp_path):
+    save(tmp_path / "a.npy", VALUES)
+    with h5py.File(tmp_path / "all.h5", "w") as file:
+        file["v_a/c3d"] = VALUES
+    np.savez(tmp_path / "all.npz", v_a=VALUES, d=VALUES)
+    named = replace(RULE, array="{video}")
+    for source, rule in (
+        (tmp_path, RULE),
+        (tmp_path / "all.h5", RULE),
+        (tmp_path / "all.h5", replace(RULE, array="{video}/c3d")),
+        (tmp_path / "all.npz", named),
+    ):
+        assert feature_files.lacking(source, ["a"], rule.array) == []
+        told = feature_files.lacking(source, ["a", "b", "c"], rule.array)
+        assert len(told) == 2
+        assert "'b'" in told[0]
+        assert "'c'" in told[1]
+    assert feature_files.lacking(tmp_path / "a.npy", ["a", "b"]) == []
+
+
+def test_an_array_that_calls_itself_an_archive_is_refused(tmp_path):
+    path = save(tmp_path / "a.npy", VALUES).rename(tmp_path / "a.npz")
+    with pytest.raises(InvalidOptions, match=r"a\.npz: cannot be read as features: it is one array"):
+        feature_files.load(path, RULE)
+    with pytest.raises(InvalidOptions, match=r"a\.npz: cannot be read as features: it is one array"):
+        feature_files.lacking(path, ["a"], "{video}")
+
+
 @pytest.mark.parametrize(
     ("values", "told"),
     [
@@ -303,7 +342,7 @@ def test_features_are_found_by_the_video_s_name(tmp_path):
     path = save(tmp_path / "v.npy", VALUES)
     assert feature_files.find(tmp_path, "v") == path
     assert feature_files.find(path, "anything") == path
-    with pytest.raises(InvalidOptions, match="no feature files for 'w'"):
+    with pytest.raises(InvalidOptions, match="no feature file for 'w': neither w or v_w with"):
         feature_files.find(tmp_path, "w")
     save(tmp_path / "v.npz", VALUES)
     with pytest.raises(InvalidOptions, match=r"several feature files for 'v': v\.npz, v\.npy"):

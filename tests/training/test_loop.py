@@ -70,6 +70,11 @@ def curve(folder: Path, name: str = "curve.csv") -> list[dict[str, str]]:
         return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
 
 
+def untimed(facts: dict[str, Any]) -> dict[str, Any]:
+    """Without how long it took, which differs from run to run."""
+    return {key: value for key, value in facts.items() if key != "seconds"}
+
+
 class StoppedError(Exception):
     """What a test stops a run with."""
 
@@ -99,7 +104,7 @@ def test_a_run_interrupted_at_any_step_ends_as_if_it_had_not_been(whole: Path, t
     assert curve(tmp_path, "validation.csv") == curve(whole, "validation.csv")
     for name in (loop.WEIGHTS, loop.BEST, loop.LAST):
         expected, found = checkpoints.read(whole / name), checkpoints.read(tmp_path / name)
-        assert found[1] == expected[1]
+        assert untimed(found[1]) == untimed(expected[1])
         assert found[0].keys() == expected[0].keys()
         assert all(torch.equal(value, found[0][key]) for key, value in expected[0].items())
 
@@ -118,6 +123,41 @@ def test_a_finished_run_takes_no_further_step(whole: Path) -> None:
     assert (result.first_step, result.steps) == (20, 20)
     after = checkpoints.read(whole / loop.WEIGHTS)[0]
     assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+def test_the_seconds_of_interrupted_runs_are_added_up_and_a_finished_run_tells_the_same_again(tmp_path: Path) -> None:
+    with pytest.raises(StoppedError):
+        fit(LineJob(), CONFIG, tmp_path, on_step=interrupt_at(9))
+    tensors, facts = checkpoints.read(tmp_path / loop.LAST)
+    assert facts["seconds"] > 0
+    checkpoints.write(tmp_path / loop.LAST, tensors, {**facts, "seconds": 1000.0})
+    result = fit(LineJob(), CONFIG, tmp_path)
+    assert 1000 < result.seconds < 1100
+    assert fit(LineJob(), CONFIG, tmp_path).seconds == result.seconds
+
+
+def test_a_checkpoint_of_a_release_that_kept_no_time_goes_on(tmp_path: Path) -> None:
+    with pytest.raises(StoppedError):
+        fit(LineJob(), CONFIG, tmp_path, on_step=interrupt_at(9))
+    tensors, facts = checkpoints.read(tmp_path / loop.LAST)
+    checkpoints.write(tmp_path / loop.LAST, tensors, untimed(facts))
+    assert 0 < fit(LineJob(), CONFIG, tmp_path).seconds < 100
+
+
+def test_a_checkpoint_of_another_network_is_told_as_bad_input(tmp_path: Path) -> None:
+    fit(LineJob(), CONFIG, tmp_path)
+    wider = LineJob()
+    wider.network = nn.Sequential(nn.Linear(3, 9), nn.Dropout(0.3), nn.BatchNorm1d(9), nn.Linear(9, 1))
+    with pytest.raises(InvalidOptions, match=r"last\.safetensors: does not fit what is trained here: .*size mismatch"):
+        fit(wider, CONFIG, tmp_path)
+
+
+def test_a_checkpoint_without_its_facts_is_told_as_bad_input(tmp_path: Path) -> None:
+    fit(LineJob(), CONFIG, tmp_path)
+    tensors, facts = checkpoints.read(tmp_path / loop.LAST)
+    checkpoints.write(tmp_path / loop.LAST, tensors, {"settings": facts["settings"]})
+    with pytest.raises(InvalidOptions, match=r"does not fit what is trained here: .*scaler"):
+        fit(LineJob(), CONFIG, tmp_path)
 
 
 def test_a_run_goes_on_only_with_its_own_settings(whole: Path) -> None:

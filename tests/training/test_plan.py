@@ -52,6 +52,29 @@ def test_what_a_plan_says_itself_goes_before_its_preset() -> None:
     assert (found.features.folder, found.features.stride_frames) == ("features", 4)
 
 
+def test_how_features_were_made_is_the_word_of_the_preset_or_of_the_plan() -> None:
+    own = {**OWN, "preset": "actionformer/thumos14"}
+    assert plans.parse(own).features.own_rule == ()
+    changed = plans.parse({**own, "features": {"folder": "features", "fps": 30}}).features
+    assert changed.own_rule == ("stride_frames", "offset_frames", "clip_frames", "fps")
+    assert changed.rule is not None
+    assert (changed.rule.stride_frames, changed.rule.fps) == (4, 30)
+    assert plans.parse(footage.plan()).features.own_rule == ("stride_frames", "offset_frames", "clip_frames", "fps")
+    again = plans.parse(json.loads(plans.parse(own).model_dump_json()))
+    assert again == plans.parse(own)
+    assert again.features.own_rule == ()
+    assert plans.parse({**OWN, "preset": "actionformer/marionette"}).features.rule_of is None
+
+
+def test_a_plan_that_leaves_nothing_to_judge_on_is_refused() -> None:
+    document = footage.plan()
+    document["dataset"] |= {"validation": None, "test": None}
+    with pytest.raises(InvalidOptions, match=r"validation and test are both null.*that of training, 'train'"):
+        plans.parse(document)
+    document["dataset"]["test"] = "train"
+    assert plans.parse(document).dataset.judged_on == "train"
+
+
 def test_all_problems_are_told_at_once() -> None:
     document = footage.plan(epochs=0, learning_rate="fast", colour="red")
     document["detector"] = {"network": "actionformr", "preset": "compact"}

@@ -124,6 +124,13 @@ def test_a_stopped_run_goes_on_to_the_same_weights(root: Path) -> None:
     assert (root / "stopped/weights.safetensors").read_bytes() == (root / "whole/weights.safetensors").read_bytes()
 
 
+def test_a_run_of_another_plan_is_not_continued(root: Path) -> None:
+    pretrain.run(pretrain.read(plan(root)), root, root / "run", "cpu")
+    other = {"network": "i3d", "preset": "compact-rgb", "options": {"clip_frames": 4, "size_px": 32, "centred": True}}
+    with pytest.raises(InvalidOptions, match="backbone"):
+        pretrain.run(pretrain.read(plan(root, backbone=other)), root, root / "run", "cpu")
+
+
 def test_stored_flow_is_what_a_quantised_flow_stream_gives(root: Path) -> None:
     files = video_files(root / "videos", ["a"])
     store = FrameStore(files, root / "frames", FrameForm(10, 32, 20.0))

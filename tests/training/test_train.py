@@ -12,11 +12,13 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from service.errors import DeviceUnavailable, InvalidOptions
 from tests.training import footage
-from training import run
+from training import checkpoints, run
+from training import plan as plans
 from training.evaluation.annotations import read_ground_truth, read_predictions
 
 ROOT = Path(__file__).parents[2]
@@ -68,6 +70,7 @@ def test_a_run_leaves_weights_predictions_and_figures(whole: tuple[Path, str, st
     assert set(result["mAP"]) == {"0.3", "0.5", "0.7"}
     assert result["average"] == pytest.approx(sum(result["mAP"].values()) / 3)
     assert (result["steps"], result["plan"]["training"]["epochs"], result["device"]) == (STEPS, STEPS // 2, "cpu")
+    assert result["judged_on"] == "train"
     assert "mAP" in output
     assert "epoch 1: total" in errors
     assert "epoch 5: average" in errors
@@ -95,8 +98,11 @@ def test_a_killed_run_goes_on_to_the_same_numbers(whole: tuple[Path, str, str], 
     assert process.returncode == 0, errors
     assert rows(folder) == rows(whole[0])
     assert len(rows(folder)) == STEPS + 1
-    for name in ("weights.safetensors", "best.safetensors", "last.safetensors", "validation.csv", "predictions.json"):
+    for name in ("weights.safetensors", "best.safetensors", "validation.csv", "predictions.json"):
         assert (folder / name).read_bytes() == (whole[0] / name).read_bytes(), name
+    tensors, expected = (checkpoints.read(path / "last.safetensors")[0] for path in (folder, whole[0]))
+    assert tensors.keys() == expected.keys()
+    assert all(torch.equal(value, tensors[name]) for name, value in expected.items())
     assert json.loads((folder / "result.json").read_text())["resumed_at_step"] >= 6
 
 
@@ -112,11 +118,24 @@ def test_a_folder_of_another_plan_is_refused_and_fresh_starts_anew(root: Path, t
     assert done.exit_code == 0, done.exception
     again = CliRunner().invoke(app, [*asked, "--epochs", "2"])
     assert isinstance(again.exception, InvalidOptions)
-    assert "began with another plan (training differ); --fresh starts anew" in str(again.exception)
+    assert "began with another plan (training.epochs was 1, is 2); --fresh starts anew" in str(again.exception)
     fresh = CliRunner().invoke(app, [*asked, "--epochs", "2", "--seed", "3", "--fresh"])
     assert fresh.exit_code == 0, fresh.exception
     assert len(rows(tmp_path)) == 5
     assert json.loads((tmp_path / "plan.json").read_text())["training"]["seed"] == 3
+
+
+def test_a_folder_where_another_run_trains_is_refused(root: Path, tmp_path: Path) -> None:
+    def second(_: object) -> None:
+        with pytest.raises(InvalidOptions, match="another run is training here; wait until it has ended"):
+            run.run(wanted, root, tmp_path, "cpu", fresh=True)
+        told.append("refused")
+
+    told: list[str] = []
+    wanted = plans.read(root / "plan.json", {"epochs": 1})
+    run.run(wanted, root, tmp_path, "cpu", on_step=second)
+    assert told == ["refused", "refused"]
+    assert len(rows(tmp_path)) == 3
 
 
 def test_without_torch_the_command_says_what_to_install(root: Path, tmp_path: Path) -> None:

@@ -11,8 +11,7 @@ from service.errors import InvalidOptions
 from training.datasets.dataset import ROUNDING_S, Dataset, listed, refusal
 from training.evaluation.annotations import GroundTruth
 from training.evaluation.protocols import PROTOCOLS
-
-SUFFIXES = frozenset({".npy", ".npz", ".pt", ".pkl", ".h5", ".hdf5"})
+from training.feature_names import ENDINGS, names_of
 
 
 def find_features(folder: Path) -> dict[str, Path]:
@@ -21,7 +20,7 @@ def find_features(folder: Path) -> dict[str, Path]:
         raise InvalidOptions(f"{folder} is not a folder; a folder with one feature file per video is needed")
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        if path.is_file() and path.suffix in SUFFIXES:
+        if path.is_file() and path.suffix in ENDINGS:
             if path.stem in found:
                 raise InvalidOptions(f"{found[path.stem]} and {path.name} are features of one video; one is needed")
             found[path.stem] = path
@@ -29,9 +28,8 @@ def find_features(folder: Path) -> dict[str, Path]:
 
 
 def feature_of(video: str, features: Mapping[str, Path]) -> Path | None:
-    """ActivityNet's ids appear with and without their `v_`."""
-    names = (video, f"v_{video}", video.removeprefix("v_"))
-    return next((features[name] for name in names if name in features), None)
+    """By the names that training looks for."""
+    return next((features[name] for name in names_of(video) if name in features), None)
 
 
 def check(
@@ -53,8 +51,8 @@ def check(
 def feature_notes(dataset: Dataset, features: Mapping[str, Path]) -> tuple[str, ...]:
     """Feature files of no video that the data set knows."""
     known = {*dataset.ground_truth.videos, *dataset.ground_truth.elsewhere}
-    known |= {f"v_{video}" for video in known} | {video.removeprefix("v_") for video in known}
-    spare = [stem for stem in features if stem not in known]
+    named = {name for video in known for name in names_of(video)}
+    spare = [stem for stem in features if stem not in named]
     return (f"{len(spare)} feature files belong to no annotated video: {listed(spare)}",) if spare else ()
 
 

@@ -80,7 +80,7 @@ def test_instances_of_no_video_or_label_are_a_problem():
 
 
 def test_features_are_found_by_stem_and_with_or_without_the_prefix_of_activitynet(tmp_path):
-    for name in ("v_a.npy", "b.npz", "notes.txt", "features.json"):
+    for name in ("v_a.npy", "b.npz", "b.pt", "c.pkl", "notes.txt", "features.json"):
         (tmp_path / name).touch()
     (tmp_path / "folder.npy").mkdir()
     features = find_features(tmp_path)
