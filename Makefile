@@ -9,7 +9,16 @@ PACKAGES := ffmpeg
 MARIONETTE ?= build/marionette
 OTHER_PYTHONS ?= $(shell $(PYTHON) tests/pythons/find_pythons.py)
 
-.PHONY: test check fix setup system-packages test-serving fuzz soak bench bench-exports bench-marionette marionette bundle schema clean
+.PHONY: demo test check fix setup system-packages test-serving fuzz soak bench bench-exports bench-marionette marionette bundle schema clean
+
+# The serving half alone, and a look at what it does: no torch, no ffmpeg.
+demo: .venv-demo/.installed
+	.venv-demo/bin/tal demo
+
+.venv-demo/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-demo
+	.venv-demo/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu]'
+	touch $@
 
 setup: $(STAMP)
 

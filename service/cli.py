@@ -20,8 +20,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from models import bundle as bundles
 from models.bundle import BundleError
 from service import settings
-from service.commands import dataset, evaluate, extract, pretrain, synth, train
-from service.configured import decoding, find_model, onnx_options
+from service.commands import dataset, demo, evaluate, extract, pretrain, synth, train
+from service.configured import SHIPPED, decoding, find_model, onnx_options
 from service.errors import InvalidBundle, InvalidOptions, TalError
 from service.formats import Format
 from service.localization import DetectOptions
@@ -56,6 +56,7 @@ def about(
 
 # What makes and measures models has a module for each command; they import what they need when they run.
 for command in (
+    demo.demo,
     synth.synth,
     dataset.dataset,
     extract.extract,
@@ -133,12 +134,13 @@ def detect(
 
 @models_app.command("list")
 def list_models() -> None:
-    """Every model in TAL_HOME/models."""
+    """Every model in TAL_HOME/models, and the one that ships."""
     config = settings.read()
     folders = sorted(path for path in config.models_folder.glob("*") if path.is_dir() and not path.name.startswith("."))
     if not folders:
         _complain(f"no models in {config.models_folder}; `tal models import` makes one")
-    for folder in folders:
+    shipped = [] if (config.models_folder / SHIPPED).is_dir() else [find_model(SHIPPED, config)]
+    for folder in [*folders, *shipped]:
         try:
             manifest = bundles.read(folder).manifest
             about = f"{manifest.version:<10} {len(manifest.segment_labels)} labels, {manifest.output_kind}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import models
 from service.errors import ModelNotFound
 from service.pipeline.pipeline import Decoding
 from service.pipeline.video import DecodeLimits
@@ -11,17 +12,22 @@ from service.runtime.onnx_session import OnnxOptions
 from service.runtime.session import Device
 from service.settings import MIB, Settings
 
+# Models that come with the project.
+SHIPPED_FOLDER = Path(models.__file__).parent / "bundles"
+SHIPPED = "marionette"
+
 
 def find_model(named: str | None, config: Settings) -> Path:
-    """A model's folder, from a folder or a name; without either, TAL_DEFAULT_MODEL."""
-    wanted = named or config.default_model
-    if wanted is None:
-        raise ModelNotFound(f"no model named: give --bundle or set TAL_DEFAULT_MODEL; {_installed(config)}")
+    """A model's folder, from a folder or a name; without either, TAL_DEFAULT_MODEL, else the one that ships."""
+    chosen = named or config.default_model
+    wanted = chosen or SHIPPED
     folder, installed = Path(wanted).expanduser(), config.models_folder / wanted
     if Path(wanted).name == wanted and installed.is_dir():
         return installed
-    if folder.is_dir():
+    if chosen is not None and folder.is_dir():  # unasked, no folder that happens to be here is taken
         return folder
+    if wanted == SHIPPED:
+        return SHIPPED_FOLDER / SHIPPED
     raise ModelNotFound(f"model {wanted!r} is neither a folder nor installed; {_installed(config)}")
 
 
@@ -49,4 +55,4 @@ def decoding(config: Settings) -> Decoding:
 
 def _installed(config: Settings) -> str:
     names = sorted(path.name for path in config.models_folder.glob("*") if path.is_dir())
-    return f"installed in {config.models_folder}: {', '.join(names) or 'none'}"
+    return f"installed in {config.models_folder}: {', '.join(names) or 'none'}; shipped: {SHIPPED}"

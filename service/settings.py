@@ -30,7 +30,9 @@ class Settings(BaseSettings):
 
     home: Path = Field(default_factory=_default_home, description="Where models and other state live.")
     default_model: str | None = Field(
-        default=None, description="The model that is used where none is named: a name in TAL_HOME/models, or a folder."
+        default=None,
+        description="The model that is used where none is named: a name in TAL_HOME/models, or a folder; by default "
+        "the one that ships, `marionette`.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="Where models run. `cuda` is strict: without a working GPU it is an error."

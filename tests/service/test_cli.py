@@ -124,7 +124,6 @@ def test_output_goes_to_a_file_when_asked(home: Path, video: Path, tmp_path: Pat
     ("arguments", "message"),
     [
         (["-b", "nothing"], r"model 'nothing' is neither a folder nor installed; installed in .*: brightness"),
-        ([], r"no model named: give --bundle or set TAL_DEFAULT_MODEL"),
         (["-b", "brightness", "--labels", "brigth"], r"label 'brigth' is not one of the model's; near it: bright"),
         (["-b", "brightness", "--min-score", "7"], r"min_score is 7.0; it lies between 0 and 1"),
         (["-b", "brightness", "--top-k", "0"], r"top_k is 0; it is at least 1"),

@@ -23,10 +23,17 @@ def test_a_model_is_a_name_or_a_folder(config, tmp_path):
     assert configured.find_model(str(tmp_path / "elsewhere"), config) == tmp_path / "elsewhere"
 
 
-@pytest.mark.parametrize(("named", "told"), [(None, "no model named"), ("other", "model 'other' is neither")])
-def test_a_model_that_is_not_there_is_told_with_those_that_are(config, named, told):
-    with pytest.raises(ModelNotFound, match=rf"{told}.*: known$"):
-        configured.find_model(named, config)
+def test_without_a_name_the_model_that_ships_is_used(config, tmp_path):
+    shipped = configured.SHIPPED_FOLDER / configured.SHIPPED
+    assert configured.find_model(None, config) == configured.find_model("marionette", config) == shipped
+    assert configured.find_model(None, config.model_copy(update={"default_model": "known"})).name == "known"
+    (tmp_path / "models" / "marionette").mkdir()
+    assert configured.find_model(None, config) == tmp_path / "models" / "marionette"
+
+
+def test_a_model_that_is_not_there_is_told_with_those_that_are(config):
+    with pytest.raises(ModelNotFound, match=r"model 'other' is neither.*: known; shipped: marionette$"):
+        configured.find_model("other", config)
 
 
 def test_a_device_on_the_command_line_goes_before_the_settings(config):
