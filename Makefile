@@ -81,7 +81,7 @@ bundle: $(M)/bundle/manifest.json
 	cp -r $(M)/bundle models/bundles/marionette
 
 # Over three seeds, and against models that see less.
-bench-marionette: $(M)/actionformer/result.json $(M)/features-single-frame/.done
+bench-marionette: $(M)/actionformer/result.json $(M)/features-tsn-rgb/.done
 	$(BIN)/python -m benchmarks.marionette --folder $(M)
 
 $(M)/.rendered: | setup

@@ -39,8 +39,8 @@ ENERGY: Mapping[str, Any] = {
 # Name in the table, features, and the runs' folder.
 CONTENDERS: tuple[tuple[str, Mapping[str, Any], str], ...] = (
     ("ActionFormer on I3D (ships)", {"folder": "features-i3d-rgb"}, "actionformer"),
-    ("ActionFormer on single frames", {"folder": "features-single-frame"}, "ablation-single-frame"),
-    ("ActionFormer on motion energy", ENERGY, "ablation-energy"),
+    ("ActionFormer on TSN, single frames", {"folder": "features-tsn-rgb"}, "actionformer-tsn-rgb"),
+    ("ActionFormer on motion energy", ENERGY, "actionformer-energy"),
 )
 
 
