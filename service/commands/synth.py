@@ -15,7 +15,7 @@ def synth(
     out: Annotated[Path, typer.Argument(help="The folder: videos/ and annotations.json.")],
     train: Annotated[int, typer.Option(help="Videos to train on.")] = 120,
     val: Annotated[int, typer.Option(help="Videos to choose settings on.")] = 24,
-    test: Annotated[int, typer.Option(help="Videos to measure on.")] = 64,
+    test: Annotated[int, typer.Option(help="Videos to measure on.")] = 128,
     seed: Annotated[int, typer.Option(help="Draws all of it; the same seed gives the same videos.")] = 0,
     workers: Annotated[int | None, typer.Option(help="Processes; default as many as there are cores.")] = None,
 ) -> None:
