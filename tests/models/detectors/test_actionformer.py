@@ -169,13 +169,24 @@ def grid_of(meta: dict, duration_s: float) -> SnippetGrid:
 
 
 def assert_same_detections(found: list[Segment], spans: np.ndarray, scores: np.ndarray, labels: np.ndarray) -> None:
-    """Rank by rank within 1e-3 s and 1e-4; where scores nearly tie, ranks may be swapped."""
+    """Rank by rank within 1e-3 s and 1e-4; where scores nearly tie, ranks may be swapped.
+
+    Of two that overlap and tie within rounding, soft suppression takes one first and lowers the other. Which one
+    depends on the processor, so one such pair may have its scores the other way round.
+    """
     assert len(found) == len(scores)
+    turned = []
     for rank, segment in enumerate(found):
         assert segment.score == pytest.approx(scores[rank], abs=1e-4)
-        near = np.abs(scores - segment.score) <= 1e-4
-        same = near & (np.abs(spans - [segment.start_s, segment.end_s]).max(axis=1) <= 1e-3)
-        assert (same & (labels == int(segment.label))).any(), (rank, segment)
+        same = np.abs(spans - [segment.start_s, segment.end_s]).max(axis=1) <= 1e-3
+        same &= labels == int(segment.label)
+        assert same.any(), (rank, segment)
+        if not (same & (np.abs(scores - segment.score) <= 1e-4)).any():
+            turned.append(segment)
+    assert len(turned) in {0, 2}, turned
+    if turned:
+        first, second = turned
+        assert max(first.start_s, second.start_s) < min(first.end_s, second.end_s), turned
 
 
 KINDS = ["config", "soft_multiclass", "soft_agnostic_voting", "hard_multiclass", "hard_agnostic"]
