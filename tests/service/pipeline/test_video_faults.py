@@ -81,7 +81,14 @@ def num_fds() -> int:
 
 
 def children() -> list[psutil.Process]:
-    return psutil.Process().children(recursive=True)
+    """Every process below this one, but for the tracker that multiprocessing keeps once a test has started a pool."""
+    return [child for child in psutil.Process().children(recursive=True) if not is_tracker(child)]
+
+
+def is_tracker(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):  # a zombie is no tracker
+        return "multiprocessing.resource_tracker" in " ".join(process.cmdline())
+    return False
 
 
 def numbers(reader: VideoReader) -> list[int]:
