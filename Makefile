@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-PACKAGES := ffmpeg
+PACKAGES := ffmpeg redis-server
 MARIONETTE ?= build/marionette
 OTHER_PYTHONS ?= $(shell $(PYTHON) tests/pythons/find_pythons.py)
 
@@ -30,7 +30,8 @@ $(STAMP): pyproject.toml constraints.txt
 
 # Missing system packages are installed when that is allowed; tests that need them skip otherwise, and fail in CI.
 test: setup
-	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! command -v ffprobe >/dev/null; then $(MAKE) system-packages; fi
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! { command -v ffprobe && command -v redis-server; } >/dev/null; then \
+		$(MAKE) system-packages; fi
 	$(BIN)/python -m pytest
 	$(MAKE) test-serving
 

@@ -14,6 +14,30 @@ TalError
 │   ├── DecodeTimeout         the decoder made no progress, or used up its CPU allowance
 │   ├── DecodeOutOfMemory     the decoder reached its memory limit
 │   └── DecoderCrashed        the decoder process died
+├── RequestError              the request itself cannot be served as it stands
+│   ├── MalformedRequest      a body, header or parameter that cannot be read
+│   ├── IncompleteUpload      the body ended before the length that was announced, or before its last part
+│   ├── NotAcceptable         a form of answer that is not on offer
+│   └── IdempotencyMismatch   a key that was used before, for another request
+├── JobError
+│   ├── JobNotFound
+│   ├── JobNotFinished        what only a finished job allows
+│   ├── ResultNotThere        a finished job without a result, or one whose result is gone
+│   ├── JobTimeout            ran for longer than it was allowed to
+│   ├── DeadlinePassed
+│   ├── WorkerCrashed         the process that ran the model died
+│   ├── WorkerStalled         the process that ran the model made no progress
+│   ├── WorkerOutOfMemory     the process that ran the model grew beyond its limit
+│   └── LeaseLost             the job was given to another worker
+├── Unavailable               refused now, welcome later
+│   ├── QueueFull             as many jobs, or seconds of video, wait as may
+│   ├── StorageFull           too little disk is left
+│   ├── Draining              this process is about to end
+│   └── QueueUnavailable      the queue's server or file does not answer
+├── DeploymentError           set up in a way that would lose work
+│   ├── QueueUnfit            a Redis that may evict, a queue file on a network file system
+│   └── StoreMismatch         the queue's jobs refer to another artifact store
+├── ArtifactNotFound          a video or result that is not, or no longer, in the store
 └── ModelError
     ├── ModelNotFound
     ├── InvalidBundle         what models.bundle refuses, told to a caller
@@ -117,3 +141,103 @@ class WeightsMismatch(ModelError):
 
 class ExportFailed(ModelError):
     code = "export_failed"
+
+
+class RequestError(TalError):
+    code = "request_error"
+
+
+class MalformedRequest(RequestError):
+    code = "malformed_request"
+
+
+class IncompleteUpload(RequestError):
+    code = "incomplete_upload"
+
+
+class NotAcceptable(RequestError):
+    code = "not_acceptable"
+
+
+class IdempotencyMismatch(RequestError):
+    code = "idempotency_mismatch"
+
+
+class JobError(TalError):
+    code = "job_error"
+
+
+class JobNotFound(JobError):
+    code = "job_not_found"
+
+
+class JobNotFinished(JobError):
+    code = "job_not_finished"
+
+
+class ResultNotThere(JobError):
+    code = "result_not_there"
+
+
+class JobTimeout(JobError):
+    code = "job_timeout"
+
+
+class DeadlinePassed(JobError):
+    code = "deadline_passed"
+
+
+class WorkerCrashed(JobError):
+    code = "worker_crashed"
+    retryable = True
+
+
+class WorkerStalled(JobError):
+    code = "worker_stalled"
+    retryable = True
+
+
+class WorkerOutOfMemory(JobError):
+    code = "worker_out_of_memory"
+    retryable = True
+
+
+class LeaseLost(JobError):
+    code = "lease_lost"
+
+
+class Unavailable(TalError):
+    code = "unavailable"
+    retryable = True
+
+
+class QueueFull(Unavailable):
+    code = "queue_full"
+
+
+class StorageFull(Unavailable):
+    code = "storage_full"
+
+
+class Draining(Unavailable):
+    code = "draining"
+
+
+class QueueUnavailable(Unavailable):
+    code = "queue_unavailable"
+
+
+class DeploymentError(TalError):
+    code = "deployment_error"
+
+
+class QueueUnfit(DeploymentError):
+    code = "queue_unfit"
+
+
+class StoreMismatch(DeploymentError):
+    code = "store_mismatch"
+
+
+class ArtifactNotFound(TalError):
+    code = "artifact_not_found"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
+
+Extra = Literal["activations"]
 
 
 @dataclass(frozen=True)
@@ -34,11 +36,26 @@ class Segment:
 
 @dataclass(frozen=True)
 class DetectOptions:
-    """What a caller may choose per request; None leaves the choice to the bundle."""
+    """What a caller may choose per request; None leaves the choice to the bundle.
+
+    `start_s` and `end_s` bound the part of the video that is looked at; `include` names extras of the answer.
+    """
 
     min_score: float | None = None
     top_k: int | None = None
     labels: tuple[str, ...] | None = None
+    start_s: float | None = None
+    end_s: float | None = None
+    include: tuple[Extra, ...] = ()
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far one stage of the work has come, in a unit of its own."""
+
+    stage: str
+    done: float
+    total: float
 
 
 @dataclass(frozen=True)

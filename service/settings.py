@@ -83,6 +83,78 @@ class Settings(BaseSettings):
         default=64 * 1024, description="Largest video file accepted."
     )
 
+    redis_url: str | None = Field(
+        default=None,
+        description="Where jobs are queued, such as `redis://host:6379/0`; without it a file in TAL_HOME, for one "
+        "machine.",
+    )
+    redis_namespace: Annotated[str, Field(pattern="^[a-z0-9_-]{1,32}$")] = Field(
+        default="tal", description="Begins every key in Redis, so that several deployments can share one server."
+    )
+    store: Path | None = Field(
+        default=None, description="Where videos, results and features are kept; by default `store` in TAL_HOME."
+    )
+    wait_s: Annotated[float, Field(ge=0, le=3600)] = Field(
+        default=25.0, description="How long a request waits for its result before it is answered with the job."
+    )
+    max_wait_s: Annotated[float, Field(ge=0, le=3600)] = Field(
+        default=60.0, description="The longest wait that a caller may ask for (`Prefer: wait=N`)."
+    )
+    max_queued_jobs: Annotated[int, Field(ge=1, le=100_000_000)] = Field(
+        default=10_000, description="How many jobs may wait; more are refused with 429."
+    )
+    max_queued_video_s: Annotated[float, Field(gt=0, le=1e12)] = Field(
+        default=200 * 3600.0, description="How many seconds of video may wait; more are refused with 429."
+    )
+    min_free_disk_mib: Annotated[int, Field(ge=0, le=1_073_741_824)] = Field(
+        default=1024, description="Uploads are refused with 507 when the artifact store has less room than this."
+    )
+    job_timeout_s: Annotated[float, Field(gt=0, le=1_000_000)] = Field(
+        default=3600.0, description="How long one attempt may run unless the caller says less."
+    )
+    lease_s: Annotated[float, Field(ge=1, le=3600)] = Field(
+        default=15.0, description="How long after a worker's last sign of life its job is given to another one."
+    )
+    max_attempts: Annotated[int, Field(ge=1, le=100)] = Field(
+        default=3, description="How often a job is tried before it is put aside as a dead letter."
+    )
+    keep_jobs_s: Annotated[float, Field(ge=60, le=1e9)] = Field(
+        default=7 * 86400.0, description="How long finished jobs and their results are kept."
+    )
+    keep_uploads_s: Annotated[float, Field(ge=60, le=1e9)] = Field(
+        default=86400.0, description="How long a video is kept after its last use; never less than its jobs need it."
+    )
+    keep_features_s: Annotated[float, Field(ge=60, le=1e9)] = Field(
+        default=7 * 86400.0, description="How long features are kept after their last use."
+    )
+    worker_memory_mib: Annotated[int, Field(ge=0, le=1_073_741_824)] = Field(
+        default=0, description="The process that runs models is ended when it grows beyond this; 0 sets no bound."
+    )
+    worker_stall_s: Annotated[float, Field(gt=0, le=1_000_000)] = Field(
+        default=300.0, description="How long the process that runs models may make no progress before it is ended."
+    )
+    resident_models: Annotated[int, Field(ge=1, le=1000)] = Field(
+        default=2, description="How many models a worker keeps loaded."
+    )
+    drain_s: Annotated[float, Field(ge=0, le=3600)] = Field(
+        default=30.0,
+        description="On SIGTERM: how long the API lets requests finish, and a worker its job before handing it back.",
+    )
+    metrics_port: Annotated[int, Field(ge=0, le=65535)] = Field(
+        default=0, description="Where a worker serves /metrics, /livez and /readyz; 0 does not."
+    )
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="Web pages that may call the API, such as `https://example.org`, separated by commas."
+    )
+    trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="Addresses whose X-Forwarded-* headers are believed, separated by commas."
+    )
+
+    @field_validator("cors_origins", "trusted_proxies", mode="before")
+    @classmethod
+    def _split_list(cls, listed: object) -> object:
+        return tuple(part.strip() for part in listed.split(",") if part.strip()) if isinstance(listed, str) else listed
+
     @field_validator("home")
     @classmethod
     def _expand_home(cls, home: Path) -> Path:
@@ -103,6 +175,14 @@ class Settings(BaseSettings):
     def trusted_torch(self) -> tuple[str, ...]:
         """The digests that count: none unless TorchScript is allowed at all."""
         return self.trusted_torch_bundles if self.allow_torch_bundles else ()
+
+    @property
+    def store_folder(self) -> Path:
+        return self.store.expanduser() if self.store else self.home / "store"
+
+    @property
+    def queue_file(self) -> Path:
+        return self.home / "queue.db"
 
     @property
     def models_folder(self) -> Path:

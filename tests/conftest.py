@@ -38,6 +38,10 @@ def _has_ffmpeg() -> bool:
     return shutil.which("ffmpeg") is not None and shutil.which("ffprobe") is not None
 
 
+def _has_redis() -> bool:
+    return shutil.which("redis-server") is not None
+
+
 def _has_gpu() -> bool:
     return onnx_session.choose_provider("auto") == onnx_session.CUDA
 
@@ -46,6 +50,7 @@ def _has_gpu() -> bool:
 NEEDS: dict[str, tuple[Callable[[], bool], str, bool]] = {
     "needs_assets": (_has_assets, "set TAL_ASSETS to the folder of real videos and weights", False),
     "needs_ffmpeg": (_has_ffmpeg, "make system-packages (as root), or install ffmpeg", True),
+    "needs_redis": (_has_redis, "make system-packages (as root), or install redis-server", True),
     "needs_gpu": (_has_gpu, "an NVIDIA GPU and: pip install -e '.[gpu]'", False),
 }
 
