@@ -19,7 +19,7 @@ NEEDS_TORCH = [
     *("exporters/test_export.py", "exporters/test_graphs.py", "exporters/test_published.py"),
     "soak/test_detector_memory.py",
     *("training/test_loop.py", "training/test_detector_job.py", "training/test_plan.py", "training/test_train.py"),
-    *("training/test_pretrain.py", "exporters/test_own_weights.py"),
+    *("training/test_pretrain.py", "training/test_run.py", "exporters/test_own_weights.py"),
 ]
 WITHOUT_TORCH = importlib.util.find_spec("torch") is None
 if WITHOUT_TORCH and os.environ.get("CI") == "true" and "TAL_TESTS_WITHOUT_TORCH" not in os.environ:
