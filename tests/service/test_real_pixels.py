@@ -20,7 +20,7 @@ from service.runtime.onnx_session import OnnxOptions
 JUMPS = "long jump or triple jump"
 Detect = Callable[[str], Localization]
 
-pytestmark = pytest.mark.needs_assets
+pytestmark = [pytest.mark.needs_assets, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

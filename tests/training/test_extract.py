@@ -30,6 +30,8 @@ from training import feature_files
 from training.extract import ExtractionPlan, extract
 from training.run_folder import sole_writer
 
+pytestmark = pytest.mark.slow
+
 CPU = OnnxOptions(device="cpu", threads=1)
 NUM_VIDEOS = 6
 RUN = """

@@ -3,11 +3,14 @@
 from pathlib import Path
 
 import cv2
+import pytest
 from typer.testing import CliRunner
 
 from service.cli import app
 from service.configured import SHIPPED_FOLDER
 from service.pipeline import video
+
+pytestmark = pytest.mark.slow
 
 
 def run(out: Path, *options: str) -> str:

@@ -22,6 +22,8 @@ from service.pipeline.video import DecodeLimits, VideoReader, decode, probe
 from tests.fuzz import fuzz_video
 from tests.service.pipeline.video_samples import Sample, read_number, steady, write
 
+pytestmark = pytest.mark.slow
+
 NATIVE = FrameView()
 ROOT = str(Path(__file__).parents[3])
 

@@ -21,6 +21,8 @@ from training.marionette import benchmark, encode, render
 from training.marionette.benchmark import Plan
 from training.marionette.script import Codec, Container, Script, write
 
+pytestmark = pytest.mark.slow
+
 
 def short(script: Script, seconds: float = 2.0) -> Script:
     return replace(script, duration_s=seconds)
