@@ -11,7 +11,7 @@ from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 import typer
 from rich.console import Console
@@ -19,12 +19,26 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from models import bundle as bundles
 from models.bundle import BundleError
-from service import settings
-from service.commands import dataset, demo, evaluate, extract, pretrain, synth, train
+from service import localization, settings
+from service.client import Ask
+from service.commands import (
+    dataset,
+    demo,
+    evaluate,
+    extract,
+    jobs,
+    pretrain,
+    remote_detect,
+    serve,
+    synth,
+    train,
+    worker,
+)
 from service.configured import SHIPPED, decoding, find_model, onnx_options
-from service.errors import InvalidBundle, InvalidOptions, TalError
+from service.errors import InvalidBundle, InvalidOptions, ModelNotFound, TalError
 from service.formats import Format
-from service.localization import DetectOptions
+from service.localization import DetectOptions, Extra, Localization
+from service.pipeline.extraction import OnProgress
 from service.pipeline.pipeline import Preset, check_request, localize
 from service.runtime import loaded_model
 from service.runtime.session import Device
@@ -37,6 +51,7 @@ app = typer.Typer(
 )
 models_app = typer.Typer(no_args_is_help=True, help="Models (bundles) that are installed, and new ones.")
 app.add_typer(models_app, name="models")
+app.add_typer(jobs.app, name="jobs")
 
 
 def _print_version(wanted: bool) -> None:
@@ -63,6 +78,8 @@ for command in (
     pretrain.pretrain,
     train.train,
     evaluate.evaluate,
+    worker.worker,
+    serve.serve,
 ):
     app.command()(command)
 
@@ -97,19 +114,37 @@ def detect(
         list[str] | None, typer.Option(help="Only these labels; several by commas or by repeating.")
     ] = None,
     device: Annotated[Device | None, typer.Option(help="Where the model runs; default TAL_DEVICE.")] = None,
+    start: Annotated[float | None, typer.Option(help="Look from this second of the video on.")] = None,
+    end: Annotated[float | None, typer.Option(help="Look no further than to this second of the video.")] = None,
+    include: Annotated[
+        list[str] | None,
+        typer.Option(help="'activations': also tell how strong each label is over time (in JSON)."),
+    ] = None,
     preset: Annotated[
         Preset, typer.Option(help="Post-processing for use, or with many low scores for a metric.")
     ] = "use",
+    server: Annotated[
+        str | None,
+        typer.Option(envvar="TAL_SERVER", help="Upload to the service at this URL, instead of running a model here."),
+    ] = None,
 ) -> None:
     """Which actions happen in each FILE, from when to when.
 
     A file that cannot be read does not stop the others; the exit status is then 1.
     """
+    if server:
+        if device is not None or preset != "use":
+            raise InvalidOptions("--device and --preset are for models that run here; the service has its own")
+        known = remote_detect.known_labels(server, bundle) if labels else ()
+        options = DetectOptions(min_score, top_k, _split_labels(labels, known), start, end, _extras(include))
+        _detect_at(server, files, Ask(bundle, options), format, output)
+        return
     config = settings.read()
     model = loaded_model.load(
         find_model(bundle, config), onnx_options(config, device), trusted_torch=config.trusted_torch
     )
-    options = DetectOptions(min_score, top_k, _split_labels(labels, model.manifest.segment_labels))
+    wanted = _split_labels(labels, model.manifest.segment_labels)
+    options = DetectOptions(min_score, top_k, wanted, start, end, _extras(include))
     check_request(model.manifest, options, preset)
     names = _names(files)
     failed = 0
@@ -118,15 +153,34 @@ def detect(
             follow = track(f"{name} ({number}/{len(files)})" if len(files) > 1 else name)
             try:
                 result = localize(path, model, options, decoding=decoding(config), preset=preset, on_progress=follow)
-                sink.add(replace(result, video_name=name))
-            except (InvalidOptions, BrokenPipeError):
-                raise
             except TalError as error:
                 failed += 1
                 _complain(f"{path}: {error} [{error.code}]")
             except Exception as error:  # noqa: BLE001  (a defect of ours must not cost the videos after this one)
                 failed += 1
                 _complain(f"{path}: {type(error).__name__}: {error} [{TalError.code}]; a defect, please report it")
+            else:
+                sink.add(replace(result, video_name=name))
+    if failed:
+        _complain(f"{len(files) - failed} of {len(files)} videos done, {failed} failed")
+        raise typer.Exit(SOME_FAILED)
+
+
+def _detect_at(server: str, files: list[Path], ask: Ask, form: Format, output: Path | None) -> None:
+    names, failed = _names(files), 0
+    with Sink(form, output, names) as sink, _progress() as track:
+
+        def take(path: Path, answer: Localization | Exception) -> None:
+            nonlocal failed
+            if isinstance(answer, Localization):
+                sink.add(answer)
+            elif isinstance(answer, TalError) and not isinstance(answer, ModelNotFound):
+                failed += 1
+                _complain(f"{path}: {answer} [{answer.code}]")
+            else:
+                raise answer
+
+        remote_detect.detect_all(server, list(zip(files, names, strict=True)), ask, track, take)
     if failed:
         _complain(f"{len(files) - failed} of {len(files)} videos done, {failed} failed")
         raise typer.Exit(SOME_FAILED)
@@ -304,6 +358,11 @@ def _split_labels(given: list[str] | None, known: tuple[str, ...]) -> tuple[str,
     return labels
 
 
+def _extras(given: list[str] | None) -> tuple[Extra, ...]:
+    """They are held against the list of extras with all other options."""
+    return cast("tuple[Extra, ...]", tuple(given or ()))
+
+
 def _list(text: str, known: tuple[str, ...]) -> list[str]:
     """A text that is a label stays whole, commas and all; any other is a list."""
     return [text] if text in known else [part.strip() for part in text.split(",") if part.strip()]
@@ -352,7 +411,7 @@ def _complain(message: str) -> None:
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[str], Callable[[float, float], None]]]:
+def _progress() -> Iterator[Callable[[str], OnProgress]]:
     """A bar on a terminal; in a pipe, silence."""
     console = Console(stderr=True)
     columns = (
@@ -363,8 +422,14 @@ def _progress() -> Iterator[Callable[[str], Callable[[float, float], None]]]:
     )
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
 
-        def track(name: str) -> Callable[[float, float], None]:
+        def track(name: str) -> OnProgress:
             task = progress.add_task(name, total=None)
-            return lambda done_s, total_s: progress.update(task, completed=done_s, total=max(done_s, total_s))
+
+            def show(step: localization.Progress) -> None:
+                # Each stage counts in a unit of its own, and decoding is what takes time.
+                if step.stage == "decode":
+                    progress.update(task, completed=step.done, total=step.total)
+
+            return show
 
         yield track

@@ -6,6 +6,10 @@ from pathlib import Path
 
 import models
 from service.errors import ModelNotFound
+from service.jobs.artifacts import ArtifactStore
+from service.jobs.janitor import Retention
+from service.jobs.local_store import LocalStore
+from service.jobs.queue import JobQueue, QueuePolicy
 from service.pipeline.pipeline import Decoding
 from service.pipeline.video import DecodeLimits
 from service.runtime.onnx_session import OnnxOptions
@@ -51,6 +55,47 @@ def decoding(config: Settings) -> Decoding:
         threads=config.decode_threads,
     )
     return Decoding(config.decoder, limits)
+
+
+def queue_policy(config: Settings) -> QueuePolicy:
+    return QueuePolicy(
+        lease_s=config.lease_s,
+        max_attempts=config.max_attempts,
+        max_queued_jobs=config.max_queued_jobs,
+        max_queued_video_s=config.max_queued_video_s,
+        keep_jobs_s=config.keep_jobs_s,
+    )
+
+
+def open_queue(config: Settings) -> JobQueue:
+    """Redis where a URL is set, else a file; the client of the one that is not used is not even imported."""
+    policy = queue_policy(config)
+    if config.redis_url:
+        from service.jobs.redis_queue import RedisQueue  # noqa: PLC0415
+
+        return RedisQueue(config.redis_url, policy, config.redis_namespace)
+    from service.jobs.sqlite_queue import SqliteQueue  # noqa: PLC0415
+
+    return SqliteQueue(config.queue_file, policy)
+
+
+def open_store(config: Settings) -> LocalStore:
+    return LocalStore(config.store_folder, config.min_free_disk_mib * MIB)
+
+
+def open_both(config: Settings) -> tuple[JobQueue, ArtifactStore]:
+    """Raises StoreMismatch where the queue's jobs refer to another store's artifacts."""
+    store, queue = open_store(config), open_queue(config)
+    try:
+        queue.pair(store.id)
+    except BaseException:
+        queue.close()
+        raise
+    return queue, store
+
+
+def retention(config: Settings) -> Retention:
+    return Retention(config.keep_uploads_s, config.keep_jobs_s, config.keep_features_s)
 
 
 def _installed(config: Settings) -> str:

@@ -4,6 +4,7 @@ TalError
 ├── InvalidOptions            what was asked for makes no sense
 ├── VideoError                the video, not the service, is at fault
 │   ├── VideoNotFound
+│   ├── VideoUrlDenied        a video named by a URL that the service does not fetch
 │   ├── UnsupportedMedia      not a video container or codec that we read
 │   ├── NoVideoStream         a media file without pictures
 │   ├── CorruptVideo          a container that we know, but nothing in it can be decoded
@@ -17,6 +18,7 @@ TalError
 ├── RequestError              the request itself cannot be served as it stands
 │   ├── MalformedRequest      a body, header or parameter that cannot be read
 │   ├── IncompleteUpload      the body ended before the length that was announced, or before its last part
+│   ├── UploadTimeout         a body that stopped coming
 │   ├── NotAcceptable         a form of answer that is not on offer
 │   └── IdempotencyMismatch   a key that was used before, for another request
 ├── JobError
@@ -37,6 +39,9 @@ TalError
 ├── DeploymentError           set up in a way that would lose work
 │   ├── QueueUnfit            a Redis that may evict, a queue file on a network file system
 │   └── StoreMismatch         the queue's jobs refer to another artifact store
+├── ServerError               told by the client: the service was asked, and gave no answer that it knows
+│   ├── ServerUnreachable     nothing answers at the URL, or the connection broke too often
+│   └── UnexpectedAnswer      no answer of this service, or one of a later release
 ├── ArtifactNotFound          a video or result that is not, or no longer, in the store
 └── ModelError
     ├── ModelNotFound
@@ -72,6 +77,10 @@ class VideoError(TalError):
 
 class VideoNotFound(VideoError):
     code = "video_not_found"
+
+
+class VideoUrlDenied(VideoError):
+    code = "video_url_denied"
 
 
 class UnsupportedMedia(VideoError):
@@ -153,6 +162,11 @@ class MalformedRequest(RequestError):
 
 class IncompleteUpload(RequestError):
     code = "incomplete_upload"
+
+
+class UploadTimeout(RequestError):
+    code = "upload_timeout"
+    retryable = True
 
 
 class NotAcceptable(RequestError):
@@ -237,6 +251,25 @@ class QueueUnfit(DeploymentError):
 
 class StoreMismatch(DeploymentError):
     code = "store_mismatch"
+
+
+class ServerError(TalError):
+    code = "server_error"
+
+
+class ServerUnreachable(ServerError):
+    code = "server_unreachable"
+    retryable = True
+
+
+class UnexpectedAnswer(ServerError):
+    """`remote_code` is the code that a service gave which this release does not know."""
+
+    code = "unexpected_answer"
+
+    def __init__(self, message: str, *, status: int | None = None, remote_code: str | None = None) -> None:
+        super().__init__(message)
+        self.status, self.remote_code = status, remote_code
 
 
 class ArtifactNotFound(TalError):

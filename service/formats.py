@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, fields
 from typing import Any, Literal
 
 from service.errors import InvalidOptions
-from service.localization import Localization, Segment
+from service.localization import Activations, Localization, ModelInfo, Segment, VideoInfo
 
 Format = Literal["table", "json", "jsonl", "csv", "activitynet", "vtt", "srt"]
 SUBTITLES = ("vtt", "srt")  # a file of these holds one video
@@ -43,6 +43,35 @@ def as_document(result: Localization) -> dict[str, Any]:
         "timings": {f"{stage}_s": round(seconds, 4) for stage, seconds in result.timings_s.items()},
         "warnings": list(result.warnings),
         **({"details": result.details} if result.details else {}),
+        **({"activations": _curves(result.activations)} if result.activations else {}),
+    }
+
+
+def from_document(document: Mapping[str, Any]) -> Localization:
+    """The answer that such a document tells of; what a later release added to it is passed over."""
+    curves = document.get("activations")
+    return Localization(
+        video_name=document["video"]["name"],
+        video=VideoInfo(**_known(document["video"], VideoInfo)),
+        model=ModelInfo(**_known(document["model"], ModelInfo)),
+        segments=tuple(Segment(**_known(segment, Segment)) for segment in document["segments"]),
+        timings_s={stage.removesuffix("_s"): seconds for stage, seconds in document["timings"].items()},
+        warnings=tuple(document["warnings"]),
+        details=dict(document.get("details", {})),
+        activations=curves
+        and Activations(tuple(curves["labels"]), tuple(curves["times_s"]), tuple(map(tuple, curves["values"]))),
+    )
+
+
+def _known(given: Mapping[str, Any], kind: type[VideoInfo | ModelInfo | Segment]) -> dict[str, Any]:
+    return {field.name: given[field.name] for field in fields(kind)}
+
+
+def _curves(curves: Activations) -> dict[str, Any]:
+    return {
+        "labels": list(curves.labels),
+        "times_s": [round(moment_s, 4) for moment_s in curves.times_s],
+        "values": [[round(value, 4) for value in row] for row in curves.values],
     }
 
 
@@ -55,8 +84,8 @@ def _segment(segment: Segment) -> dict[str, Any]:
     }
 
 
-def _rounded(fields: dict[str, Any]) -> dict[str, Any]:
-    return {name: round(value, 6) if isinstance(value, float) else value for name, value in fields.items()}
+def _rounded(given: dict[str, Any]) -> dict[str, Any]:
+    return {name: round(value, 6) if isinstance(value, float) else value for name, value in given.items()}
 
 
 def _json(results: Sequence[Localization], several: bool) -> str:
@@ -73,14 +102,14 @@ def _csv(results: Sequence[Localization]) -> str:
     rows = []
     for result in results:
         for segment in result.segments:
-            fields = _segment(segment)
-            rows.append(_csv_row(result.video_name, *(fields[name] for name in ("start_s", "end_s", "label", "score"))))
+            told = _segment(segment)
+            rows.append(_csv_row(result.video_name, *(told[name] for name in ("start_s", "end_s", "label", "score"))))
     return "".join(rows)
 
 
-def _csv_row(*fields: Any) -> str:
+def _csv_row(*cells: Any) -> str:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(fields)
+    csv.writer(text, lineterminator="\n").writerow(cells)
     return text.getvalue()
 
 

@@ -67,6 +67,18 @@ class ModelInfo:
 
 
 @dataclass(frozen=True)
+class Activations:
+    """How strong each label is over time: `values` holds a row per label with a number per moment of `times_s`.
+
+    Of a model that gives candidates, a number is the best score of those that span the moment, before suppression.
+    """
+
+    labels: tuple[str, ...]
+    times_s: tuple[float, ...]
+    values: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True)
 class Localization:
     """The whole answer for one video."""
 
@@ -77,3 +89,4 @@ class Localization:
     timings_s: dict[str, float]
     warnings: tuple[str, ...] = ()
     details: dict[str, Any] = field(default_factory=dict)
+    activations: Activations | None = None

@@ -16,15 +16,15 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from service import localization
 from service.errors import InferenceFailed, TalError
 from service.pipeline import extraction, video
-from service.pipeline.extraction import OnProgress
+from service.pipeline.extraction import OnProgress, Watch
 from service.pipeline.features import FeatureSequence
 from service.pipeline.pipeline import Decoding
 from service.runtime import loaded_model
 from service.runtime.loaded_model import LoadedModel
 from service.runtime.onnx_session import OnnxOptions
-from service.telemetry import Stopwatch
 from training import feature_files, worker_life
 from training.feature_settings import Dtype, FeatureSettings
 
@@ -84,7 +84,7 @@ class Report:
 
 
 def extract_video(
-    path: Path, model: LoadedModel, decoding: Decoding, on_progress: OnProgress | None = None
+    path: Path, model: LoadedModel, decoding: Decoding, on_progress: OnProgress = extraction.tell_nobody
 ) -> FeatureSequence:
     """The features of one video, as detection would see them; no detector runs."""
     manifest = model.manifest
@@ -92,7 +92,7 @@ def extract_video(
     fps = None if manifest.grid.fps == "native" else manifest.grid.fps
     reader = video.decode(path, views, fps=fps, decoder=decoding.decoder, limits=decoding.limits)
     with reader:
-        return extraction.extract(reader, views, model, Stopwatch(), on_progress)
+        return extraction.extract(reader, views, model, Watch(on_progress))
 
 
 def channels_of(model: LoadedModel) -> int | None:
@@ -270,10 +270,10 @@ class _Reporter:
         self._pipe = pipe
         self._told_at_s = time.monotonic()
 
-    def __call__(self, done_s: float, total_s: float) -> None:
-        if time.monotonic() - self._told_at_s >= PROGRESS_EVERY_S and total_s > 0:
+    def __call__(self, progress: localization.Progress) -> None:
+        if time.monotonic() - self._told_at_s >= PROGRESS_EVERY_S and progress.total > 0:
             self._told_at_s = time.monotonic()
-            self._pipe.send(("progress", min(1.0, done_s / total_s)))
+            self._pipe.send(("progress", min(1.0, progress.done / progress.total)))
 
 
 def _attempt(

@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ import av.logging
 from service.errors import (
     DecodeOutOfMemory,
     DecoderCrashed,
+    InvalidOptions,
     TalError,
     VideoTooLarge,
     VideoTooLong,
@@ -172,6 +173,7 @@ def serve(parent: Parent, request: DecodeRequest, ring_fd: int) -> None:
     if request.header_only:
         parent.send("header", info=asdict(header.info), decoder="pyav", sizes_px=[])
         return
+    _refuse_late_start(request, header.announced_end_s)
     decoder, notes = _choose_decoder(request, path, header)
     layout = RingLayout(tuple(_output_size(view, header, request.limits) for view in request.views))
     ring = size_memory(ring_fd, layout)
@@ -186,7 +188,7 @@ def _deliver(
     parent: Parent, request: DecodeRequest, header: VideoHeader, decoder: Decoder, writer: BatchWriter
 ) -> FrameCount:
     count = FrameCount(header)
-    watched = _watch_frames(decoder.frames(), count, parent, request.limits)
+    watched = _watch_frames(_part(decoder.frames(), request, parent), count, parent, request.limits)
     samples = sample_frames(watched, request.fps, float(header.time_base))
     converted: TimedFrame | None = None
     shown: list[Pixels] = []
@@ -199,6 +201,34 @@ def _deliver(
         writer.write(time_s, shown)
     writer.flush()
     return count
+
+
+def _part(frames: Iterator[TimedFrame], request: DecodeRequest, parent: Parent) -> Iterator[TimedFrame]:
+    """The frames that begin in the part asked for; nothing after it is decoded."""
+    start_s = -math.inf if request.start_s is None else request.start_s
+    end_s = math.inf if request.end_s is None else request.end_s
+    any_frame, is_past, latest_s = False, False, None
+    for frame in frames:
+        is_past = frame.time_s >= end_s
+        if is_past:
+            break
+        latest_s = frame.time_s + frame.duration_s
+        if frame.time_s >= start_s:
+            any_frame = True
+            yield frame if latest_s <= end_s else replace(frame, duration_s=end_s - frame.time_s)
+        else:
+            parent.send_progress(frame.time_s)
+    if any_frame or (latest_s is None and not is_past):
+        return
+    if not is_past:
+        _refuse_late_start(request, latest_s)
+    until = f"{end_s:g} s" if math.isfinite(end_s) else "the end"
+    raise InvalidOptions(f"no frame of the video begins between {request.start_s or 0:g} s and {until}")
+
+
+def _refuse_late_start(request: DecodeRequest, end_s: float | None) -> None:
+    if request.start_s is not None and end_s is not None and request.start_s >= end_s:
+        raise InvalidOptions(f"start_s is {request.start_s:g}, but the video lasts until {end_s:.3f} s")
 
 
 def _watch_frames(
@@ -218,6 +248,7 @@ def _choose_decoder(request: DecodeRequest, path: Path, header: VideoHeader) -> 
     if wanted == "decord" and refusal is None:
         return DecordDecoder(path, header), []
     decoder = PyAvDecoder(path, header, threads=request.limits.threads, max_frame_px=request.limits.max_frame_px)
+    decoder.between(request.start_s, request.end_s)
     notes = [f"decoded with PyAV: decord does not serve this file ({refusal})"] if request.decoder == "decord" else []
     return decoder, notes
 

@@ -66,7 +66,10 @@ class DecodeLimits:
 
 @dataclass(frozen=True)
 class DecodeRequest:
-    """What the child is asked for; `skip_samples` go unsent, since another decoder delivered them before it failed."""
+    """What the child is asked for: the frames that begin in [start_s, end_s), or all of them.
+
+    `skip_samples` go unsent, since another decoder delivered them before it failed.
+    """
 
     path: str
     views: tuple[FrameView, ...] = ()
@@ -74,6 +77,8 @@ class DecodeRequest:
     decoder: DecoderChoice = "auto"
     limits: DecodeLimits = DecodeLimits()
     skip_samples: int = 0
+    start_s: float | None = None
+    end_s: float | None = None
     header_only: bool = False
 
     def to_json(self) -> str:

@@ -28,6 +28,7 @@ from service.errors import CorruptVideo, VideoTooLarge
 from service.pipeline.containers import VideoHeader, best_video_stream, open_container, packets_of
 from service.pipeline.edit_lists import edit_lists_are_trivial
 from service.pipeline.frame_views import Orientation, Pixels
+from service.pipeline.seeking import seek_ticks
 
 DecoderName = Literal["pyav", "decord"]
 
@@ -81,11 +82,21 @@ class PyAvDecoder:
         self._shown_px = header.stored_px
         self._damage = ""
         self._skipped_frames = 0
+        self._seek_ticks: int | None = None
+        self._end_s = math.inf
+
+    def between(self, start_s: float | None, end_s: float | None) -> None:
+        """Frames from `start_s` to `end_s` are enough: some before may be missing, and all after."""
+        self._seek_ticks = None if start_s is None else seek_ticks(self._path, self._header, start_s)
+        self._end_s = math.inf if end_s is None else end_s
 
     def frames(self) -> Iterator[TimedFrame]:
         end_s, num_frames = self._header.info.start_s, 0
         with _complaints() as first_complaint:
             for frame in self._place(self._sound_frames()):
+                if frame.time_s >= self._end_s:
+                    self._conclude_early(first_complaint())
+                    return
                 end_s, num_frames = frame.time_s + frame.duration_s, num_frames + 1
                 yield frame
             self._conclude(end_s, num_frames, first_complaint())
@@ -109,6 +120,13 @@ class PyAvDecoder:
         elif complaint:
             self.warnings.append(f"FFmpeg patched over damage, so some pictures may be wrong: {complaint}")
 
+    def _conclude_early(self, complaint: str) -> None:
+        """What lies behind the part that was asked for is not looked at."""
+        if self._skipped_frames:
+            self.warnings.append(f"{self._skipped_frames} damaged frames before the first sound one were left out")
+        if complaint:
+            self.warnings.append(f"FFmpeg patched over damage, so some pictures may be wrong: {complaint}")
+
     def _sound_frames(self) -> Iterator[av.VideoFrame]:
         """Frames before the first damage. Damaged ones at the very start are left out instead: a broadcast recording
         begins in the middle of a group of pictures."""
@@ -128,6 +146,8 @@ class PyAvDecoder:
             stream = best_video_stream(container)
             stream.codec_context.thread_type = "AUTO" if self._threads > 1 else "NONE"
             stream.codec_context.thread_count = self._threads
+            if self._seek_ticks is not None:
+                container.seek(self._seek_ticks, stream=stream)
             cut_is_known = container.format.name != "mpegts"  # whose flag may only mean a gap in a packet counter
             packets = packets_of(container, stream)
             while (packet := self._next_packet(packets)) is not None:

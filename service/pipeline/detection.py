@@ -8,10 +8,10 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from models.manifest import Detector
 from models.postprocessing import Postprocessing
 from service.errors import InferenceFailed
 from service.pipeline import features, segments, windows
+from service.pipeline.extraction import Watch
 from service.pipeline.features import FeatureSequence
 from service.pipeline.snippets import SnippetGrid
 from service.pipeline.windows import CandidateLimits, Detections, WindowBatch, WindowPlan
@@ -28,12 +28,14 @@ Part = TypeVar("Part")
 class Found(NamedTuple):
     """`grid` is what the spans refer to.
 
-    `video_scores`, one per segment label, is None where nothing judges the video as a whole.
+    `video_scores`, one per segment label, is None where nothing judges the video as a whole, and `curves` (positions,
+    labels) where the model gives candidates.
     """
 
     detections: Detections
     grid: SnippetGrid
     video_scores: Scores | None
+    curves: Scores | None = None
 
 
 class Curves(NamedTuple):
@@ -44,12 +46,14 @@ class Curves(NamedTuple):
     grid: SnippetGrid
 
 
-def detect(sequence: FeatureSequence, model: LoadedModel, rules: Postprocessing) -> Found:
+def detect(sequence: FeatureSequence, model: LoadedModel, rules: Postprocessing, watch: Watch | None = None) -> Found:
+    watch = watch or Watch()
     video_scores = _classify(sequence, model)
     if model.manifest.output_kind == "candidates":
-        detections, grid = _candidates(sequence, model, rules)
+        detections, grid = _candidates(sequence, model, rules, watch)
         return Found(detections, grid, video_scores)
-    curves = _scores_as_curves(sequence) if model.manifest.detector is None else _detector_curves(sequence, model)
+    has_detector = model.manifest.detector is not None
+    curves = _detector_curves(sequence, model, watch) if has_detector else _scores_as_curves(sequence)
     detections = segments.from_activations(
         curves.activations,
         curves.video_scores if video_scores is None else video_scores,
@@ -60,7 +64,7 @@ def detect(sequence: FeatureSequence, model: LoadedModel, rules: Postprocessing)
     )
     if video_scores is not None:
         video_scores = segments.sum_label_groups(video_scores, model.manifest)
-    return Found(detections, curves.grid, video_scores)
+    return Found(detections, curves.grid, video_scores, segments.sum_label_groups(curves.activations, model.manifest))
 
 
 def _classify(sequence: FeatureSequence, model: LoadedModel) -> Scores | None:
@@ -82,7 +86,9 @@ def _classify(sequence: FeatureSequence, model: LoadedModel) -> Scores | None:
     return scores
 
 
-def _candidates(sequence: FeatureSequence, model: LoadedModel, rules: Postprocessing) -> tuple[Detections, SnippetGrid]:
+def _candidates(
+    sequence: FeatureSequence, model: LoadedModel, rules: Postprocessing, watch: Watch
+) -> tuple[Detections, SnippetGrid]:
     spec = _there(model.manifest.detector)
     max_classes = 1 if rules.fusion.detector_score == "max_over_classes" else rules.max_classes_per_candidate
     limits = CandidateLimits(
@@ -96,19 +102,19 @@ def _candidates(sequence: FeatureSequence, model: LoadedModel, rules: Postproces
     layout, grid = _layout(sequence, model)
     found: list[Detections] = []
     first_window = 0
-    for batch, outputs in _run_windows(sequence, model, spec, layout, want):
+    for batch, outputs in _run_windows(sequence, model, layout, want, watch):
         raw = (outputs[spec.spans], outputs[spec.scores], outputs[spec.groups] if spec.groups else None)
         found.append(windows.place_on_grid(raw, batch, limits, first_window))
         first_window += len(batch.first_snippet)
     return windows.join(found), grid
 
 
-def _detector_curves(sequence: FeatureSequence, model: LoadedModel) -> Curves:
+def _detector_curves(sequence: FeatureSequence, model: LoadedModel, watch: Watch) -> Curves:
     """A detector's activations over the whole grid; a class is in the video as much as in its best window."""
     spec = _there(model.manifest.detector)
     want = [name for name in (spec.activations, spec.video_scores) if name]
     layout, grid = _layout(sequence, model)
-    runs = [outputs for _, outputs in _run_windows(sequence, model, spec, layout, want)]
+    runs = [outputs for _, outputs in _run_windows(sequence, model, layout, want, watch)]
     _check_curves([run[spec.activations] for run in runs], layout, model)
     num_positions = sequence.num_snippets if grid is sequence.grid else layout.mask.shape[1]
     merged = windows.merge_activations([run[spec.activations] for run in runs], layout, num_positions)
@@ -145,13 +151,20 @@ def _layout(sequence: FeatureSequence, model: LoadedModel) -> tuple[WindowPlan, 
 
 
 def _run_windows(
-    sequence: FeatureSequence, model: LoadedModel, spec: Detector, layout: WindowPlan, want: list[str]
+    sequence: FeatureSequence, model: LoadedModel, layout: WindowPlan, want: list[str], watch: Watch
 ) -> Iterator[tuple[WindowBatch, dict[str, Array]]]:
-    graph = _there(model.detector)
-    size = graph.fixed_batch or WINDOWS_PER_BATCH
-    for batch in windows.batches(_values(sequence), layout, model.ops, size):
+    graph, spec = _there(model.detector), _there(model.manifest.detector)
+    values, total = _values(sequence), len(layout.mask)
+
+    def run(part: slice) -> tuple[WindowBatch, dict[str, Array]]:
+        batch = windows.gather(values, layout, model.ops, part)
         outputs = graph.session.run(_feeds(graph, spec.features, spec.mask, batch), want=want)
-        yield batch, {name: to_numpy(outputs[name]) for name in want}
+        return batch, {name: to_numpy(outputs[name]) for name in want}
+
+    limit = watch.limit("detector", graph.fixed_batch or WINDOWS_PER_BATCH, graph.fixed_batch or 1)
+    for part, done in limit.each(total, run):
+        yield done
+        watch.tell("localize", part.stop, total)
 
 
 def _feeds(graph: LoadedGraph, features_name: str, mask_name: str | None, batch: WindowBatch) -> dict[str, Tensor]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from models.manifest import Manifest, Stream
 from service.errors import InferenceFailed, ZeroFrames
+from service.localization import Progress
 from service.pipeline import features
+from service.pipeline.batch_limit import BatchLimit
 from service.pipeline.features import FeatureSequence, StreamExtractor
 from service.pipeline.snippets import SnippetGrid
 from service.pipeline.video import FrameBatch, FrameView, VideoReader
@@ -17,26 +20,40 @@ from service.runtime.loaded_model import LoadedModel
 from service.runtime.session import Tensor
 from service.telemetry import Stopwatch
 
-OnProgress = Callable[[float, float], None]
+OnProgress = Callable[[Progress], None]
 
 
-def extract(
-    reader: VideoReader,
-    views: tuple[FrameView, ...],
-    model: LoadedModel,
-    stopwatch: Stopwatch,
-    on_progress: OnProgress | None = None,
-) -> FeatureSequence:
+def tell_nobody(progress: Progress) -> None:
+    """Where no one wants to know."""
+
+
+@dataclass
+class Watch:
+    """What is learnt on the way: seconds per stage, how far it is (told at once), and which batches were too large."""
+
+    on_progress: OnProgress = tell_nobody
+    stopwatch: Stopwatch = field(default_factory=Stopwatch)
+    halved: dict[str, BatchLimit] = field(default_factory=dict)
+
+    def limit(self, what: str, largest: int | None = None, smallest: int = 1) -> BatchLimit:
+        return self.halved.setdefault(what, BatchLimit(largest, smallest))
+
+    def tell(self, stage: str, done: float, total: float) -> None:
+        self.on_progress(Progress(stage, done, total))
+
+
+def extract(reader: VideoReader, views: tuple[FrameView, ...], model: LoadedModel, watch: Watch) -> FeatureSequence:
     """Every stream sees every frame once, and nothing but its own rows grows with the video."""
-    extractors = _extractors(model, stopwatch)
+    extractors = _extractors(model, watch)
     view_of = [views.index(_view(extractor.stream)) for extractor in extractors]
     times_s = array("d")
-    for batch in _timed(reader, stopwatch):
+    start_s, end_s = reader.bounds_s
+    for batch in _timed(reader, watch.stopwatch):
         times_s.frombytes(batch.times_s.tobytes())
         for extractor, view in zip(extractors, view_of, strict=True):
             extractor.push(batch.pixels[view])
-        if on_progress:
-            on_progress(float(batch.times_s[-1]) - reader.info.start_s, reader.info.duration_s)
+        done_s = float(batch.times_s[-1]) - start_s
+        watch.tell("decode", done_s, max(done_s, end_s - start_s))
     for extractor in extractors:
         extractor.finish()
     if not times_s:
@@ -63,12 +80,16 @@ def _view(stream: Stream) -> FrameView:
     return FrameView(stream.resize.mode, stream.resize.size_px, stream.resize.interpolation, crop_px)
 
 
-def _extractors(model: LoadedModel, stopwatch: Stopwatch) -> list[StreamExtractor]:
+def _extractors(model: LoadedModel, watch: Watch) -> list[StreamExtractor]:
     grid = model.manifest.grid
     reach_frames = model.manifest.reach_frames
     return [
         StreamExtractor(
-            loaded, features.clip_rule(loaded.stream, grid.stride_frames, reach_frames, grid.tail), model.ops, stopwatch
+            loaded,
+            features.clip_rule(loaded.stream, grid.stride_frames, reach_frames, grid.tail),
+            model.ops,
+            watch.stopwatch,
+            watch.limit(f"stream {loaded.stream.name}", smallest=loaded.fixed_batch or 1),
         )
         for loaded in model.streams
     ]

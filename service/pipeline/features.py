@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.manifest import InputFormat, Stream
 from service.errors import InferenceFailed, VideoTooSmall
+from service.pipeline.batch_limit import BatchLimit
 from service.pipeline.flow import FlowRule, FlowStation
 from service.pipeline.snippets import ClipRule, SnippetBatch, SnippetCutter, SnippetGrid
 from service.runtime.feature_ops import FeatureOps, HostOps, RowPile
@@ -50,7 +52,15 @@ class FeatureSequence:
 class StreamExtractor:
     """One backbone at work on one video: frames are pushed in, rows of features and scores pile up."""
 
-    def __init__(self, loaded: LoadedStream, rule: ClipRule, ops: FeatureOps, stopwatch: Stopwatch) -> None:
+    def __init__(
+        self,
+        loaded: LoadedStream,
+        rule: ClipRule,
+        ops: FeatureOps,
+        stopwatch: Stopwatch,
+        limit: BatchLimit | None = None,
+    ) -> None:
+        self._limit = limit or BatchLimit(smallest=loaded.fixed_batch or 1)
         self.stream = loaded.stream
         self._loaded = loaded
         self._stopwatch = stopwatch
@@ -83,8 +93,11 @@ class StreamExtractor:
     def _run_all(self, batches: Sequence[SnippetBatch]) -> None:
         with self._stopwatch.stage("features"):
             for batch in batches:
-                outputs = self._run_steps(batch.clips) if self.stream.state else self._run_clips(batch.clips)
-                self._collect(outputs, len(batch.clips))
+                for part, outputs in self._limit.each(len(batch.clips), partial(self._run_part, batch.clips)):
+                    self._collect(outputs, part.stop - part.start)
+
+    def _run_part(self, clips: Array, part: slice) -> dict[str, Tensor]:
+        return self._run_steps(clips[part]) if self.stream.state else self._run_clips(clips[part])
 
     def _run_clips(self, clips: Array) -> dict[str, Tensor]:
         missing = (self._loaded.fixed_batch or len(clips)) - len(clips)

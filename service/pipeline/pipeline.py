@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from models.manifest import Manifest
 from models.postprocessing import Postprocessing
 from service.errors import InvalidOptions
-from service.localization import DetectOptions, Localization, VideoInfo
-from service.pipeline import detection, extraction, segments, video
-from service.pipeline.extraction import OnProgress
+from service.localization import Activations, DetectOptions, Localization, VideoInfo
+from service.pipeline import class_curves, detection, extraction, feature_cache, segments, video
+from service.pipeline.detection import Found
+from service.pipeline.extraction import OnProgress, Watch
+from service.pipeline.feature_cache import FeatureCache, VideoFeatures
 from service.pipeline.video import DecodeLimits, DecoderChoice, VideoReader
 from service.runtime.loaded_model import LoadedModel
-from service.telemetry import Stopwatch
 
 Preset = Literal["use", "evaluation"]
 
@@ -35,29 +36,36 @@ def localize(
     decoding: Decoding = Decoding(),
     preset: Preset = "use",
     on_progress: OnProgress | None = None,
+    features: FeatureCache | None = None,
 ) -> Localization:
-    """Which actions happen in the video at `path`, from when to when; `on_progress(done_s, duration_s)` on the way."""
-    stopwatch = Stopwatch()
+    """Which actions happen in the video at `path`, from when to when.
+
+    `on_progress` hears of every step and may raise to end the work. With `features`, a video that was seen before by a
+    model with the same backbone and grid is not decoded again.
+    """
+    watch = Watch(on_progress or extraction.tell_nobody)
     manifest = model.manifest
     rules = check_request(manifest, options, preset)
-    views = extraction.frame_views(manifest)
-    fps = None if manifest.grid.fps == "native" else manifest.grid.fps
-    with stopwatch.stage("probe"):
-        reader = video.decode(path, views, fps=fps, decoder=decoding.decoder, limits=decoding.limits)
-    with reader:
-        sequence = extraction.extract(reader, views, model, stopwatch, on_progress)
-    with stopwatch.stage("localize"):
-        detections, grid, video_scores = detection.detect(sequence, model, rules)
-    with stopwatch.stage("segments"):
-        found = segments.finalize(detections, grid, rules, manifest.segment_labels, options, video_scores)
+    seen, source = _look(path, model, options, decoding, features, watch)
+    watch.tell("localize", 0, 1)
+    with watch.stopwatch.stage("localize"):
+        found = detection.detect(seen.sequence, model, rules, watch)
+    watch.tell("segments", 0, 1)
+    with watch.stopwatch.stage("segments"):
+        kept = segments.finalize(
+            found.detections, found.grid, rules, manifest.segment_labels, options, found.video_scores
+        )
+        curves = _draw_curves(found, rules, manifest, options) if "activations" in options.include else None
+    watch.tell("segments", 1, 1)
     return Localization(
         video_name=path.name,
-        video=_describe(reader),
+        video=seen.info,
         model=model.info,
-        segments=tuple(found),
-        timings_s=stopwatch.read(),
-        warnings=reader.summary.warnings,
-        details=_details(manifest, reader),
+        segments=tuple(kept),
+        timings_s=watch.stopwatch.read(),
+        warnings=(*seen.warnings, *_halvings(watch)),
+        details=_details(manifest, seen, source, watch),
+        activations=curves,
     )
 
 
@@ -70,6 +78,42 @@ def check_request(manifest: Manifest, options: DetectOptions, preset: Preset) ->
     if rules.fusion.rule != "none" and manifest.classifier is None:
         raise InvalidOptions(segments.NO_VIDEO_SCORES)
     return rules
+
+
+def _look(
+    path: Path, model: LoadedModel, options: DetectOptions, decoding: Decoding, cache: FeatureCache | None, watch: Watch
+) -> tuple[VideoFeatures, str | None]:
+    """The video's features, and where they come from if a cache was offered."""
+    if cache is None:
+        return _extract(path, model, options, decoding, watch), None
+    key = feature_cache.make_key(cache.video_key, model, options, decoding.decoder)
+    known = cache.load(key)
+    if known is not None:
+        return known, "cached"
+    seen = _extract(path, model, options, decoding, watch)
+    return seen, cache.save(key, seen)
+
+
+def _extract(path: Path, model: LoadedModel, options: DetectOptions, decoding: Decoding, watch: Watch) -> VideoFeatures:
+    rate = model.manifest.grid.fps
+    views = extraction.frame_views(model.manifest)
+    watch.tell("probe", 0, 1)
+    with watch.stopwatch.stage("probe"):
+        reader = video.decode(
+            path,
+            views,
+            fps=None if rate == "native" else rate,
+            decoder=decoding.decoder,
+            limits=decoding.limits,
+            start_s=options.start_s or None,  # frames before 0, which few videos have, belong to an open start
+            end_s=options.end_s,
+        )
+    with reader:
+        watch.tell("probe", 1, 1)
+        sequence = extraction.extract(reader, views, model, watch)
+    is_whole = not options.start_s and options.end_s is None
+    info = _describe(reader) if is_whole else reader.info
+    return VideoFeatures(sequence, info, reader.summary.decoder, reader.summary.warnings)
 
 
 def _describe(reader: VideoReader) -> VideoInfo:
@@ -85,6 +129,32 @@ def _describe(reader: VideoReader) -> VideoInfo:
     )
 
 
-def _details(manifest: Manifest, reader: VideoReader) -> dict[str, str]:
+def _draw_curves(found: Found, rules: Postprocessing, manifest: Manifest, options: DetectOptions) -> Activations:
+    labels, grid = manifest.segment_labels, found.grid
+    if found.curves is not None:
+        values, positions = class_curves.of_activations(found.curves), len(found.curves)
+    else:
+        named = found.detections
+        if rules.fusion.rule != "none":
+            named = segments.fuse(named, found.video_scores, rules.fusion)
+        values, positions = class_curves.of_candidates(named, grid, len(labels)), class_curves.num_positions(grid)
+    return class_curves.as_answer(values, positions, grid, labels, options.labels)
+
+
+def _halvings(watch: Watch) -> list[str]:
+    return [
+        f"memory ran out: {what} went on with batches of {limit.largest}"
+        for what, limit in watch.halved.items()
+        if limit.was_halved
+    ]
+
+
+def _details(manifest: Manifest, seen: VideoFeatures, source: str | None, watch: Watch) -> dict[str, Any]:
     algorithms = dict.fromkeys(stream.flow.algorithm for stream in manifest.streams if stream.flow)
-    return {"decoder": reader.summary.decoder, **({"flow": ", ".join(algorithms)} if algorithms else {})}
+    halved = {what: limit.largest for what, limit in watch.halved.items() if limit.was_halved}
+    return {
+        "decoder": seen.decoder,
+        **({"flow": ", ".join(algorithms)} if algorithms else {}),
+        **({"features": source} if source else {}),
+        **({"batch": halved} if halved else {}),
+    }

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import math
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +15,7 @@ from models.geometry import Nms
 from models.manifest import Manifest
 from models.postprocessing import ActivationGrouping, Fusion, Postprocessing, Suppression
 from service.errors import InvalidOptions
-from service.localization import DetectOptions, Segment
+from service.localization import DetectOptions, Extra, Segment
 from service.pipeline import activations as grouping
 from service.pipeline import windows
 from service.pipeline.snippets import SnippetGrid
@@ -28,6 +30,12 @@ def check_options(options: DetectOptions, known_labels: tuple[str, ...]) -> None
     """Refuses what no answer could satisfy, before any work is done."""
     if options.min_score is not None and not 0 <= options.min_score <= 1:
         raise InvalidOptions(f"min_score is {options.min_score}; it lies between 0 and 1")
+    start_s, end_s = options.start_s or 0.0, math.inf if options.end_s is None else options.end_s
+    if not 0 <= start_s < end_s:
+        raise InvalidOptions(f"start_s is {options.start_s} and end_s {options.end_s}; 0 <= start_s < end_s is needed")
+    for extra in options.include:
+        if extra not in get_args(Extra):
+            raise InvalidOptions(f"include names {extra!r}; accepted: {', '.join(get_args(Extra))}")
     if options.top_k is not None and options.top_k < 1:
         raise InvalidOptions(f"top_k is {options.top_k}; it is at least 1")
     for label in options.labels or ():

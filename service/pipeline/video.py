@@ -94,6 +94,13 @@ class VideoReader:
         self._process, self._ring, self.info, self._decoder = self._start(request)
 
     @property
+    def bounds_s(self) -> tuple[float, float]:
+        """From when to when frames are to be expected, by the header's word and the part that was asked for."""
+        first_s, last_s = self.info.start_s, self.info.start_s + self.info.duration_s
+        start_s, end_s = self._request.start_s, self._request.end_s
+        return max(first_s, start_s or first_s), last_s if end_s is None else min(last_s, end_s)
+
+    @property
     def summary(self) -> DecodeSummary:
         if self._summary is None:
             raise RuntimeError("the summary is there once every frame has been read")
@@ -179,10 +186,13 @@ def decode(
     fps: float | None = None,
     decoder: DecoderChoice = "auto",
     limits: DecodeLimits = DecodeLimits(),  # noqa: B008  # frozen
+    start_s: float | None = None,
+    end_s: float | None = None,
 ) -> VideoReader:
     """Frames of the best video stream, each as every view shows it: all of them, or `fps` of them a second.
 
-    With `fps`, sample k is the frame on screen k / fps after the first one, and its time is that moment.
+    With `fps`, sample k is the frame on screen k / fps after the first one, and its time is that moment. With bounds,
+    the video is what begins in [start_s, end_s): its first frame is the first one there, and its end is at the bound.
     """
     if not views:
         raise errors.InvalidOptions("no view is asked for; accepted are one or more")
@@ -190,7 +200,9 @@ def decode(
         raise errors.InvalidOptions(f"the sampling rate is {fps}; accepted are rates above 0 up to 1000 a second")
     if decoder not in {"auto", "pyav", "decord"}:
         raise errors.InvalidOptions(f"the decoder is {decoder!r}; accepted are 'auto', 'pyav' and 'decord'")
-    return VideoReader(DecodeRequest(_checked_path(path, limits), tuple(views), fps, decoder, limits))
+    return VideoReader(
+        DecodeRequest(_checked_path(path, limits), tuple(views), fps, decoder, limits, start_s=start_s, end_s=end_s)
+    )
 
 
 def _summary(message: Message, notes: tuple[str, ...]) -> DecodeSummary:

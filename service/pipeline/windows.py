@@ -130,10 +130,13 @@ def window_grid(grid: SnippetGrid, num_snippets: int, clip_span_frames: int, win
 
 def batches(rows: Tensor, layout: WindowPlan, ops: FeatureOps, batch_windows: int) -> Iterator[WindowBatch]:
     for at in range(0, len(layout.mask), batch_windows):
-        part = slice(at, at + batch_windows)
-        places = layout.places
-        taken = Gather(places.low[part], places.high[part], places.weight_low[part], places.weight_high[part])
-        yield WindowBatch(ops.gather(rows, taken), layout.mask[part], layout.first_snippet[part])
+        yield gather(rows, layout, ops, slice(at, at + batch_windows))
+
+
+def gather(rows: Tensor, layout: WindowPlan, ops: FeatureOps, part: slice) -> WindowBatch:
+    places = layout.places
+    taken = Gather(places.low[part], places.high[part], places.weight_low[part], places.weight_high[part])
+    return WindowBatch(ops.gather(rows, taken), layout.mask[part], layout.first_snippet[part])
 
 
 def place_on_grid(

@@ -105,6 +105,25 @@ def test_options_narrow_the_answer(home: Path, video: Path) -> None:
     assert all(float(row["score"]) >= 0.95 for row in rows("--min-score", "0.95"))
 
 
+def test_a_part_is_looked_at_on_the_timeline_of_the_whole(home: Path, video: Path) -> None:
+    part = ("--start", "3", "--end", "6.4", "--labels", "bright", "--include", "activations")
+    done = tal(home, "detect", video, "-b", "brightness", "-f", "json", *part)
+    assert (done.returncode, done.stderr) == (0, "")
+    document = json.loads(done.stdout)
+    found = sorted((s["start_s"], s["end_s"]) for s in document["segments"])
+    assert found == [pytest.approx(interval, abs=1e-3) for interval in ((3.0, 4.0), (6.0, 6.4))]
+    assert document["video"]["duration_s"] == 8
+    assert document["activations"]["labels"] == ["bright"]
+
+
+def test_a_video_too_short_for_the_part_does_not_stop_the_rest(home: Path, video: Path, tmp_path: Path) -> None:
+    short = videos.write(tmp_path / "short.mp4", videos.flashes(), duration_s=1)
+    done = tal(home, "detect", short, video, "-b", "brightness", "-f", "jsonl", "--start", "3")
+    assert done.returncode == 1
+    assert [json.loads(line)["video"]["name"] for line in done.stdout.splitlines()] == ["flashes.mp4"]
+    assert "short.mp4: start_s is 3, but the video lasts until 1.000 s [invalid_options]" in done.stderr
+
+
 def test_subtitles_of_several_videos_need_a_folder(home: Path, video: Path, tmp_path: Path) -> None:
     other = videos.write(tmp_path / "other.mkv", videos.flashes((0, 1)), duration_s=2)
     refused = tal(home, "detect", video, other, "-b", "brightness", "-f", "vtt")

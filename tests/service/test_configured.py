@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from service import configured
-from service.errors import ModelNotFound
+from service.errors import ModelNotFound, StoreMismatch
 from service.settings import Settings
 
 
@@ -45,3 +45,17 @@ def test_a_device_on_the_command_line_goes_before_the_settings(config):
 def test_decoding_has_the_limits_that_are_set(config):
     limits = configured.decoding(config).limits
     assert (limits.threads, limits.max_file_bytes) == (5, 7 * 1024**2)
+
+
+def test_without_redis_a_file_holds_the_queue_and_belongs_to_one_store(config, tmp_path):
+    queue, store = configured.open_both(config)
+    queue.close()
+    assert (tmp_path / "queue.db").exists()
+    assert store.id == configured.open_store(config).id
+    with pytest.raises(StoreMismatch):
+        configured.open_both(config.model_copy(update={"store": tmp_path / "another"}))
+
+
+def test_the_queue_behaves_as_the_settings_say(config):
+    policy = configured.queue_policy(config.model_copy(update={"lease_s": 7.0, "max_attempts": 5}))
+    assert (policy.lease_s, policy.max_attempts) == (7.0, 5)

@@ -8,9 +8,11 @@ import json
 import re
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from service import formats
-from service.localization import Localization, ModelInfo, Segment, VideoInfo
+from service.localization import Activations, Localization, ModelInfo, Segment, VideoInfo
 
 INFO = VideoInfo(
     duration_s=3700.5,
@@ -85,3 +87,54 @@ def test_a_table_says_so_when_nothing_was_found() -> None:
 @pytest.mark.parametrize("wanted", ["table", "jsonl", "csv", "activitynet", "json"])
 def test_every_format_of_several_videos_ends_with_a_line_end(wanted: formats.Format) -> None:
     assert formats.write([answer("a.mp4"), answer("b.mp4")], wanted).endswith("\n")
+
+
+seconds = st.floats(0, 1e5)
+scores = st.floats(0, 1)
+words = st.text(max_size=12)
+
+
+@st.composite
+def localizations(draw: st.DrawFn) -> Localization:
+    segments = st.builds(Segment, start_s=seconds, end_s=seconds, label=words, score=scores)
+    labels = draw(st.lists(words, max_size=3, unique=True))
+    times_s = draw(st.lists(seconds, max_size=4))
+    rows = tuple(tuple(draw(scores) for _ in times_s) for _ in labels)
+    return Localization(
+        video_name=draw(words),
+        video=VideoInfo(
+            draw(seconds), draw(st.integers(0, 10**6)), 29.97, draw(st.booleans()), 9, 7, 90, "h264", "mp4", -0.5
+        ),
+        model=ModelInfo(draw(words), "1", "0" * 64, "cpu"),
+        segments=tuple(draw(st.lists(segments, max_size=3))),
+        timings_s=draw(st.dictionaries(st.sampled_from(["probe", "decode", "decode_s", "total"]), seconds)),
+        warnings=tuple(draw(st.lists(words, max_size=2))),
+        details=draw(st.dictionaries(words, words, max_size=2)),
+        activations=draw(st.sampled_from([None, Activations(tuple(labels), tuple(times_s), rows)])),
+    )
+
+
+@given(localizations())
+def test_a_document_is_read_back_as_the_answer_within_rounding(given_answer: Localization) -> None:
+    document = json.loads(json.dumps(formats.as_document(given_answer)))
+    read = formats.from_document(document)
+    assert formats.as_document(read) == document
+    assert (read.video_name, read.warnings, read.details) == (
+        given_answer.video_name,
+        given_answer.warnings,
+        given_answer.details,
+    )
+    assert [s.start_s for s in read.segments] == pytest.approx([s.start_s for s in given_answer.segments], abs=1e-4)
+    assert set(read.timings_s) == set(given_answer.timings_s)
+    assert (read.activations is None) == (given_answer.activations is None)
+
+
+def test_a_document_of_a_later_release_can_be_read() -> None:
+    document = {"id": "j1", **formats.as_document(answer())}
+    document["video"]["sha256"] = "0" * 64
+    document["segments"][0]["track"] = 7
+    assert formats.write([formats.from_document(document)], "vtt") == formats.write([answer()], "vtt")
+
+
+def test_curves_stand_in_the_document_only_where_there_are_some() -> None:
+    assert "activations" not in formats.as_document(answer())

@@ -10,7 +10,7 @@ import pytest
 
 from models import bundle as bundles
 from service.errors import InferenceFailed, InvalidOptions, VideoNotFound
-from service.localization import DetectOptions, Localization
+from service.localization import DetectOptions, Localization, Progress
 from service.pipeline.pipeline import localize
 from service.runtime import loaded_model
 from service.runtime.feature_ops import DeviceOps
@@ -184,12 +184,24 @@ def test_an_evaluation_preset_must_exist_to_be_used(tmp_path: Path, video: Path)
 
 def test_progress_rises_to_the_end(tmp_path: Path, video: Path) -> None:
     tiny.classifier(tmp_path / "b")
-    seen: list[tuple[float, float]] = []
-    localize(video, loaded_model.load(tmp_path / "b", CPU), on_progress=lambda done, total: seen.append((done, total)))
-    done = [value for value, _ in seen]
-    assert done == sorted(done)
-    assert done[-1] == pytest.approx(10, abs=0.1)
-    assert [total for _, total in seen] == pytest.approx([10] * len(seen), abs=0.1)
+    seen: list[Progress] = []
+    localize(video, loaded_model.load(tmp_path / "b", CPU), on_progress=seen.append)
+    assert list(dict.fromkeys(step.stage for step in seen)) == ["probe", "decode", "localize", "segments"]
+    assert all(step.done <= step.total for step in seen)
+    decoded = [step for step in seen if step.stage == "decode"]
+    assert [step.done for step in decoded] == sorted(step.done for step in decoded)
+    assert decoded[-1].done == pytest.approx(10, abs=0.1)
+    assert [step.total for step in decoded] == pytest.approx([10] * len(decoded), abs=0.1)
+
+
+def test_progress_counts_windows(tmp_path: Path, video: Path) -> None:
+    tiny.candidates(tmp_path / "b", windowing={"mode": "sliding", "length": 16, "hop": 8})
+    seen: list[Progress] = []
+    localize(video, loaded_model.load(tmp_path / "b", CPU), on_progress=seen.append)
+    windows = [step.done for step in seen if step.stage == "localize"]
+    assert windows[:2] == [0, 8]
+    assert seen[-2].stage == "segments"
+    assert windows[-1] == next(step.total for step in reversed(seen) if step.stage == "localize")
 
 
 def test_the_answer_says_what_ran_and_how_long_it_took(tmp_path: Path, video: Path) -> None:

@@ -1,0 +1,149 @@
+"""The service's calls as plain functions: each returns once the answer is there."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, Self
+
+import httpx
+
+from service.client.calls import Calls, Pause, Request, Steps, T, query_of
+from service.client.connection import TIMEOUT_S, checked_url, headers_of
+from service.client.documents import Job
+from service.client.uploads import Ask, VideoSource
+from service.client.watching import OnProgress, Watch
+from service.errors import TalError
+from service.localization import Localization
+
+
+class Client:
+    """One service. Threads may share it; `close`, or leaving its `with`, ends its connections."""
+
+    def __init__(self, base_url: str, *, timeout_s: float = TIMEOUT_S, retries: int = 4) -> None:
+        self._http = httpx.Client(base_url=checked_url(base_url), timeout=timeout_s)
+        self._timeout_s = timeout_s
+        self._calls = Calls(base_url, retries)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._http.close()
+
+    def detect(
+        self,
+        video: VideoSource,
+        ask: Ask | None = None,
+        *,
+        name: str | None = None,
+        on_progress: OnProgress | None = None,
+        timeout_s: float | None = None,
+    ) -> Localization:
+        """The answer for a video, however long it takes; a job that is not waited for to its end is canceled."""
+        job = self.submit(video, ask, name=name)
+        try:
+            self.wait(job.id, on_progress=on_progress, timeout_s=timeout_s).require_success()
+        except BaseException:
+            self._give_up(job.id)
+            raise
+        return self.localization(job.id)
+
+    def submit(self, video: VideoSource, ask: Ask | None = None, *, name: str | None = None) -> Job:
+        """Returns as soon as the job is accepted. `name` is the video's, where its source has none."""
+        return self._run(self._calls.submit(video, ask or Ask(), name))
+
+    def job(self, job_id: str) -> Job:
+        return self._run(self._calls.job(job_id))
+
+    def jobs(self, *, state: str | None = None, model: str | None = None, tag: str | None = None) -> Iterator[Job]:
+        """Newest first; the next page is asked for when it is needed."""
+        query, cursor = query_of(state=state, model=model, tag=tag), None
+        while True:
+            page, cursor = self._run(self._calls.page(query, cursor))
+            yield from page
+            if cursor is None:
+                return
+
+    def wait(self, job_id: str, *, on_progress: OnProgress | None = None, timeout_s: float | None = None) -> Job:
+        """The job at its end, whatever that is; raises JobNotFinished if that takes longer than `timeout_s`."""
+        watch = Watch(self._calls, job_id, on_progress, timeout_s)
+        while True:
+            self._listen(watch)
+            job = self._run(watch.poll())
+            if job.finished:
+                return job
+            time.sleep(watch.pause_s())
+
+    def result(self, job_id: str, format: str = "json") -> str:  # noqa: A002
+        return self._run(self._calls.result(job_id, format))
+
+    def localization(self, job_id: str) -> Localization:
+        return self._run(self._calls.localization(job_id))
+
+    def cancel(self, job_id: str) -> Job:
+        return self._run(self._calls.cancel(job_id))
+
+    def retry(self, job_id: str) -> Job:
+        """A new job of the same request."""
+        return self._run(self._calls.retry(job_id))
+
+    def delete(self, job_id: str) -> None:
+        self._run(self._calls.delete(job_id))
+
+    def models(self) -> list[dict[str, Any]]:
+        return self._run(self._calls.models())
+
+    def ready(self) -> bool:
+        """Whether the service would do a job now."""
+        return self._run(self._calls.ready())
+
+    def _run(self, steps: Steps[T]) -> T:
+        try:
+            step = next(steps)
+            while True:
+                if isinstance(step, Pause):
+                    time.sleep(step.seconds)
+                    step = steps.send(None)
+                    continue
+                try:
+                    answer = self._send(step)
+                except httpx.RequestError as error:
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(answer)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+    def _send(self, request: Request) -> httpx.Response:
+        content = request.upload.blocks() if request.upload else None
+        return self._http.request(
+            request.method,
+            request.path,
+            params=request.query,
+            headers=headers_of(request),
+            json=request.json,
+            content=content,
+        )
+
+    def _listen(self, watch: Watch) -> None:
+        if not watch.listening:
+            return
+        request, timeout = watch.request(), httpx.Timeout(self._timeout_s, read=watch.silence_s())
+        try:
+            with self._http.stream("GET", request.path, headers=headers_of(request), timeout=timeout) as answer:
+                if watch.accepts(answer):
+                    any(watch.feed(line) for line in answer.iter_lines())
+        except httpx.RequestError:
+            return
+
+    def _give_up(self, job_id: str) -> None:
+        try:
+            self._run(replace(self._calls, retries=0).cancel(job_id))
+        except TalError:
+            return  # what is raised already says why

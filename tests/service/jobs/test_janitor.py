@@ -1,0 +1,60 @@
+"""Housekeeping: the unused goes, the needed stays, and a queue that does not answer ends nothing."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from service.errors import QueueUnavailable
+from service.jobs.janitor import Janitor, Retention
+from service.jobs.local_store import LocalStore
+
+
+class Queue:
+    def __init__(self, needed=(), down=False):
+        self.needed, self.down, self.sweeps = set(needed), down, 0
+
+    def sweep(self):
+        self.sweeps += 1
+        if self.down:
+            raise QueueUnavailable("no answer")
+
+    def references(self, keys):
+        if self.down:
+            raise QueueUnavailable("no answer")
+        return self.needed & set(keys)
+
+
+@pytest.fixture
+def store(tmp_path):
+    return LocalStore(tmp_path)
+
+
+def kept(store):
+    return {file.name for kind in ("video", "result", "features") for file in store.folder.glob(f"{kind}/*/*/*")}
+
+
+def test_each_kind_has_its_own_time_and_what_jobs_need_stays(store):
+    video, needed, result = store.put("video", b"v").key, store.put("video", b"n").key, store.put("result", b"r").key
+    Janitor(Queue([needed]), store, Retention(uploads_s=-1, results_s=60, features_s=60)).run_once()
+    assert kept(store) == {needed, result}
+    assert video not in kept(store)
+
+
+def test_nothing_is_removed_while_the_queue_does_not_answer(store, caplog):
+    key = store.put("video", b"v").key
+    Janitor(Queue(down=True), store, Retention(-1, -1, -1)).run_once()
+    assert kept(store) == {key}
+    assert "no answer" in caplog.text
+
+
+def test_it_runs_until_it_is_stopped(store):
+    queue, stop = Queue(), threading.Event()
+    thread = threading.Thread(target=Janitor(queue, store, Retention()).run_forever, args=(stop, 0.001))
+    thread.start()
+    while queue.sweeps < 3:
+        stop.wait(0.001)
+    stop.set()
+    thread.join(10)
+    assert not thread.is_alive()
