@@ -115,6 +115,7 @@ $(M)/bundle/manifest.json: $(PLANS)/bundle.json $(M)/actionformer/result.json
 schema: setup
 	$(BIN)/python -m tests.models.bundle_schema > docs/bundle.schema.json
 	$(BIN)/python -m tests.service.write_settings docs/settings.md
+	$(BIN)/python -m tests.service.api.write_openapi > docs/openapi.json
 
 clean:
 	rm -rf $(VENV) .venv-*

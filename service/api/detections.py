@@ -1,0 +1,221 @@
+"""A video and what is wanted of it in; a job, and its answer where that comes in time, out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+
+from service import configured
+from service.api import models, schemas, uploads
+from service.api.error_responses import BY_CODE, problem
+from service.api.results import read_result
+from service.api.state import ApiState, state_of
+from service.errors import (
+    ArtifactNotFound,
+    Draining,
+    InvalidOptions,
+    MalformedRequest,
+    TalError,
+    UnsupportedMedia,
+    VideoNotFound,
+    VideoUrlDenied,
+)
+from service.jobs.job import FINISHED, Job, JobRequest, StoredVideo
+from service.jobs.queue import Idempotency
+from service.pipeline import segments, video
+
+router = APIRouter(prefix="/v1", tags=["detections"])
+KEY = re.compile(r"[\x21-\x7e]{1,255}")
+RETRY_AFTER_S = "2"
+KNOWN_VIDEOS = 10_000
+BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["video"],
+                    "properties": {
+                        "video": {"type": "string", "format": "binary"},
+                        "options": {"$ref": "#/components/schemas/OptionsAndModel"},
+                    },
+                },
+                "encoding": {"options": {"contentType": "application/json"}},
+            },
+            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+            "video/*": {"schema": {"type": "string", "format": "binary"}},
+            "application/json": {"schema": {"$ref": "#/components/schemas/DetectionBody"}},
+        },
+    },
+    "parameters": [
+        {"name": "model", "in": "query", "schema": {"type": "string"}},
+        {"name": "min_score", "in": "query", "schema": {"type": "number", "minimum": 0, "maximum": 1}},
+        {"name": "top_k", "in": "query", "schema": {"type": "integer", "minimum": 1}},
+        {"name": "labels", "in": "query", "schema": {"type": "array", "items": {"type": "string"}}},
+        {"name": "start_s", "in": "query", "schema": {"type": "number", "minimum": 0}},
+        {"name": "end_s", "in": "query", "schema": {"type": "number", "minimum": 0}},
+        {"name": "include", "in": "query", "schema": {"type": "array", "items": {"enum": ["activations"]}}},
+        {"name": "priority", "in": "query", "schema": {"enum": ["high", "normal", "low"]}},
+        {"name": "tag", "in": "query", "schema": {"type": "array", "items": {"type": "string"}}},
+        {"name": "timeout_s", "in": "query", "schema": {"type": "number", "exclusiveMinimum": 0}},
+        {"name": "deadline_s", "in": "query", "schema": {"type": "number", "exclusiveMinimum": 0}},
+        {"name": "name", "in": "query", "schema": {"type": "string"}},
+        {"name": "Prefer", "in": "header", "schema": {"type": "string"}, "example": "wait=10"},
+        {"name": "Idempotency-Key", "in": "header", "schema": {"type": "string", "maxLength": 255}},
+    ],
+}
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long an answer is waited for; `applied` is the preference that was heeded."""
+
+    wait_s: float
+    applied: str | None = None
+
+
+@router.post("/detections", operation_id="detect", summary="Which actions happen in a video", openapi_extra=BODY)
+async def detect(request: Request) -> Response:
+    state = state_of(request)
+    if state.draining:
+        raise Draining("this server is about to end; ask again")
+    patience = read_preference(request, state)
+    idempotency_key = read_key(request)
+    wanted = schemas.read_query(request.query_params)
+    stored, given = await take_video(request, state, wanted)
+    job_request = await compose(state, stored, given)
+    idempotency = Idempotency(idempotency_key, fingerprint(stored, given)) if idempotency_key else None
+    submission = await state.ask(state.queue.submit, job_request, idempotency)
+    if not submission.replayed:
+        state.metrics.submitted.labels(job_request.model, job_request.priority).inc()
+    answer = await wait_for(request, state, submission.job, patience)
+    if submission.replayed:
+        answer.headers["Idempotency-Replayed"] = "true"
+    return answer
+
+
+async def take_video(request: Request, state: ApiState, wanted: dict[str, Any]) -> tuple[StoredVideo, dict[str, Any]]:
+    """The video, stored and looked at, and everything that was asked of it."""
+    kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    if kind == "application/json":
+        reference, given = schemas.read_body(await uploads.read_small(request))
+        given = schemas.merge(given, wanted)
+        await check(state, given)
+        return await find_video(state, reference), given
+    if kind not in {"multipart/form-data", "application/octet-stream"} and not kind.startswith("video/"):
+        raise UnsupportedMedia(
+            f"a body of type {kind[:100]!r}; accepted: multipart/form-data, video/*, application/octet-stream, "
+            "application/json"
+        )
+    await check(state, wanted)
+    upload = await uploads.receive(request, state, form=kind == "multipart/form-data")
+    given = schemas.merge(schemas.read_options(upload.options), wanted) if upload.options is not None else wanted
+    return await look_at(state, upload.artifact.key, upload.name, upload.artifact.size_bytes), given
+
+
+async def find_video(state: ApiState, reference: schemas.VideoReference) -> StoredVideo:
+    if (reference.id is None) == (reference.url is None):
+        raise InvalidOptions("video names either the id of a stored video or a url")
+    if reference.id is None:
+        raise VideoUrlDenied("this server fetches no videos from URLs; upload the video instead")
+    return await look_at(state, reference.id, "video", None)
+
+
+async def look_at(state: ApiState, key: str, name: str, size_bytes: int | None) -> StoredVideo:
+    try:
+        path: Path = await state.ask(state.store.path, "video", key)
+    except ArtifactNotFound:
+        raise VideoNotFound(f"no video {key} is stored here; upload it again") from None
+    if key not in state.durations_s:
+        try:
+            info = await state.ask(video.probe, path, configured.decoding(state.config).limits)
+        except TalError as error:
+            raise type(error)(str(error).replace(path.name, name)) from None
+        if len(state.durations_s) >= KNOWN_VIDEOS:
+            state.durations_s.clear()
+        state.durations_s[key] = info.duration_s
+    return StoredVideo(key, name, size_bytes or path.stat().st_size, state.durations_s[key])
+
+
+async def check(state: ApiState, given: dict[str, Any]) -> str:
+    """The model's name; what no answer could satisfy is refused."""
+    name = str(given.get("model") or await state.ask(models.default_name, state.config))
+    described = models.require(await state.ask(models.known_models, state), name)
+    segments.check_options(_options(given).detect_options(), tuple(described["labels"]))
+    return name
+
+
+async def compose(state: ApiState, stored: StoredVideo, given: dict[str, Any]) -> JobRequest:
+    model = await check(state, given)
+    options = _options(given)
+    if options.start_s is not None and stored.duration_s and options.start_s >= stored.duration_s:
+        raise InvalidOptions(f"start_s is {options.start_s}, and the video ends at {stored.duration_s:g} s")
+    return JobRequest(
+        video=stored,
+        model=model,
+        options=options.detect_options(),
+        priority=options.priority or "normal",
+        tags=tuple(dict.fromkeys(options.tags or ())),
+        timeout_s=min(options.timeout_s or state.config.job_timeout_s, state.config.job_timeout_s),
+        deadline_at_s=time.time() + options.deadline_s if options.deadline_s else None,
+    )
+
+
+def _options(given: dict[str, Any]) -> schemas.Options:
+    return schemas.Options.model_validate({name: value for name, value in given.items() if name != "model"})
+
+
+def fingerprint(stored: StoredVideo, given: dict[str, Any]) -> str:
+    asked = json.dumps([stored.key, given], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(asked.encode()).hexdigest()
+
+
+def read_key(request: Request) -> str | None:
+    key = request.headers.get("idempotency-key")
+    if key is not None and not KEY.fullmatch(key):
+        raise MalformedRequest("Idempotency-Key has 1 to 255 visible ASCII characters")
+    return key
+
+
+def read_preference(request: Request, state: ApiState) -> Patience:
+    """RFC 7240; preferences that are not known are passed over, as it says."""
+    given = [part.strip().lower() for line in request.headers.getlist("prefer") for part in re.split("[,;]", line)]
+    if "respond-async" in given:
+        return Patience(0.0, "respond-async")
+    for one in given:
+        if match := re.fullmatch(r"wait\s*=\s*\"?(\d{1,9})\"?", one):
+            wait_s = min(float(match[1]), state.config.max_wait_s)
+            return Patience(wait_s, f"wait={wait_s:g}")
+    return Patience(min(state.config.wait_s, state.config.max_wait_s))
+
+
+async def wait_for(request: Request, state: ApiState, job: Job, patience: Patience) -> Response:
+    """The answer where it comes in time, else the job; who hangs up meanwhile loses nothing."""
+    ends_at_s = time.monotonic() + patience.wait_s
+    while not job.finished and await state.watch.changed(job.id, job.version, ends_at_s - time.monotonic()):
+        job = await state.ask(state.queue.get, job.id)
+    answer = await answer_of(request, state, job)
+    if patience.applied:
+        answer.headers["Preference-Applied"] = patience.applied
+    return answer
+
+
+async def answer_of(request: Request, state: ApiState, job: Job) -> Response:
+    location = {"Location": str(request.app.url_path_for("get_job", job_id=job.id).make_absolute_url(request.base_url))}
+    if job.state == "succeeded":
+        return JSONResponse(await state.ask(read_result, state, job), 200, location)
+    if job.state in FINISHED:
+        code = job.failure.code if job.failure else {"expired": "deadline_passed"}.get(job.state, "job_canceled")
+        said = job.failure.message if job.failure else f"the job is {job.state}"
+        status = BY_CODE.get(code, 409 if job.state == "canceled" else 500)
+        return problem(request, status, code, said, headers=location, job_id=job.id)
+    return JSONResponse(schemas.job_document(job), 202, {**location, "Retry-After": RETRY_AFTER_S})

@@ -1,0 +1,144 @@
+"""Errors in, RFC 9457 problems out; THE table of which error has which HTTP status."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from service import errors
+from service.errors import TalError
+
+log = logging.getLogger(__name__)
+
+STATUS: dict[type[TalError], int] = {
+    errors.TalError: 500,
+    errors.InvalidOptions: 422,
+    errors.VideoError: 422,
+    errors.VideoNotFound: 404,
+    errors.VideoUrlDenied: 422,
+    errors.UnsupportedMedia: 415,
+    errors.NoVideoStream: 422,
+    errors.CorruptVideo: 422,
+    errors.ZeroFrames: 422,
+    errors.VideoTooLong: 413,
+    errors.VideoTooLarge: 413,
+    errors.VideoTooSmall: 422,
+    errors.DecodeTimeout: 422,
+    errors.DecodeOutOfMemory: 422,
+    errors.DecoderCrashed: 422,
+    errors.RequestError: 400,
+    errors.MalformedRequest: 400,
+    errors.IncompleteUpload: 400,
+    errors.UploadTimeout: 408,
+    errors.NotAcceptable: 406,
+    errors.IdempotencyMismatch: 422,
+    errors.JobError: 500,
+    errors.JobNotFound: 404,
+    errors.JobNotFinished: 409,
+    errors.ResultNotThere: 404,
+    errors.JobTimeout: 504,
+    errors.DeadlinePassed: 504,
+    errors.WorkerCrashed: 500,
+    errors.WorkerStalled: 500,
+    errors.WorkerOutOfMemory: 500,
+    errors.LeaseLost: 409,
+    errors.Unavailable: 503,
+    errors.QueueFull: 429,
+    errors.StorageFull: 507,
+    errors.Draining: 503,
+    errors.QueueUnavailable: 503,
+    errors.DeploymentError: 500,
+    errors.QueueUnfit: 500,
+    errors.StoreMismatch: 500,
+    errors.ServerError: 502,
+    errors.ServerUnreachable: 502,
+    errors.UnexpectedAnswer: 502,
+    errors.ArtifactNotFound: 410,
+    errors.ModelError: 500,
+    errors.ModelNotFound: 404,
+    errors.InvalidBundle: 500,
+    errors.DeviceUnavailable: 500,
+    errors.InferenceFailed: 500,
+    errors.WeightsMismatch: 500,
+    errors.ExportFailed: 500,
+}
+BY_CODE = {kind.code: status for kind, status in STATUS.items()}
+RETRY_AFTER_S = {429: 5, 503: 5}
+MEDIA_TYPE = "application/problem+json"
+HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 400: "malformed_request"}
+
+
+def status_of(error: TalError) -> int:
+    return next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
+
+
+def problem(
+    request: Request,
+    status: int,
+    code: str,
+    detail: str,
+    *,
+    findings: Sequence[Mapping[str, Any]] = (),
+    headers: Mapping[str, str] | None = None,
+    **more: Any,
+) -> JSONResponse:
+    body = {
+        "type": f"urn:tal:problem:{code}",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+        "instance": request.url.path,
+        "code": code,
+        "errors": list(findings),
+        "request_id": getattr(request.state, "request_id", None),
+        **more,
+    }
+    pause = {"Retry-After": str(RETRY_AFTER_S[status])} if status in RETRY_AFTER_S else {}
+    return JSONResponse(body, status, {**pause, **(headers or {})}, MEDIA_TYPE)
+
+
+def of_error(request: Request, error: TalError) -> JSONResponse:
+    status = status_of(error)
+    if status >= 500 and not error.retryable:
+        log.error("%s %s: %s [%s]", request.method, request.url.path, error, error.code)
+    request.state.error_code = error.code
+    return problem(request, status, error.code, str(error))
+
+
+def install(app: FastAPI) -> None:
+    """Every error leaves as a problem, those of the framework too."""
+    app.add_exception_handler(TalError, _ours)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(Exception, _unforeseen)
+
+
+async def _ours(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, TalError)  # noqa: S101  # as registered
+    return of_error(request, error)
+
+
+async def _invalid(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)  # noqa: S101
+    findings = [{"where": list(one["loc"]), "message": one["msg"]} for one in error.errors()]
+    said = "; ".join(f"{'.'.join(map(str, one['where']))}: {one['message']}" for one in findings)
+    return problem(request, 422, "invalid_options", said, findings=findings)
+
+
+async def _http(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)  # noqa: S101
+    code = HTTP_CODES.get(error.status_code, "request_error")
+    said = f"{request.method} {request.url.path}: {error.detail}"
+    return problem(request, error.status_code, code, said, headers=error.headers)
+
+
+async def _unforeseen(request: Request, error: Exception) -> JSONResponse:
+    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    return problem(request, 500, "internal", "the service failed; its log says why, under this request's id")

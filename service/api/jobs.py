@@ -1,0 +1,162 @@
+"""Jobs by their ids in; what became of them, their results and their events out."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+
+from service.api import cursors
+from service.api.detections import RETRY_AFTER_S, fingerprint, read_key
+from service.api.results import MEDIA_TYPES, chosen_format, read_result, written
+from service.api.schemas import job_document
+from service.api.state import ApiState, state_of
+from service.errors import (
+    ArtifactNotFound,
+    Draining,
+    InvalidOptions,
+    JobNotFinished,
+    JobNotFound,
+    MalformedRequest,
+    VideoNotFound,
+)
+from service.jobs.job import Event, Job, State
+from service.jobs.queue import Idempotency, JobFilter
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+KEEP_ALIVE_S = 15.0
+EVENTS_AT_ONCE = 100
+EVENT_ID = re.compile(r"\d{1,18}(-\d{1,18})?")
+Filter = Annotated[str | None, Query(max_length=128)]
+
+
+@router.get("", operation_id="list_jobs", summary="Jobs, newest first")
+async def list_jobs(
+    request: Request,
+    state: Annotated[list[State] | None, Query()] = None,
+    model: Filter = None,
+    tag: Filter = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 50,
+    cursor: Annotated[str | None, Query(max_length=200)] = None,
+) -> dict[str, Any]:
+    api = state_of(request)
+    before = cursors.open_cursor(cursor) if cursor else None
+    found = await api.ask(api.queue.find, JobFilter(tuple(state or ()), model, tag), limit + 1, before)
+    page = found[:limit]
+    more = cursors.seal(page[-1].id) if len(found) > limit else None
+    return {"jobs": [job_document(job) for job in page], "next_cursor": more}
+
+
+@router.get("/{job_id}", operation_id="get_job", name="get_job", summary="A job as it stands")
+async def get_job(job_id: str, request: Request) -> Response:
+    job = await _find(state_of(request), job_id)
+    etag = f'"{job.version}"'
+    headers = {"ETag": etag, "Cache-Control": "no-cache" if job.finished else "no-store"}
+    if not job.finished:
+        headers["Retry-After"] = RETRY_AFTER_S
+    if matches(request.headers.get("if-none-match"), etag):
+        return Response(status_code=304, headers=headers)
+    return JSONResponse(job_document(job), headers=headers)
+
+
+@router.get("/{job_id}/result", operation_id="get_result", summary="What was found, in one of several forms")
+async def get_result(job_id: str, request: Request, format: Annotated[str | None, Query()] = None) -> Response:  # noqa: A002, ARG001  # for the document; read with Accept
+    form = chosen_format(request)
+    state = state_of(request)
+    job = await _find(state, job_id)
+    headers = {"ETag": f'"{job.version}-{form}"', "Cache-Control": "no-cache", "Vary": "Accept"}
+    document = await state.ask(read_result, state, job)
+    if matches(request.headers.get("if-none-match"), headers["ETag"]):
+        return Response(status_code=304, headers=headers)
+    return Response(await state.ask(written, document, form), 200, headers, MEDIA_TYPES[form])
+
+
+@router.post("/{job_id}/cancel", operation_id="cancel_job", status_code=202, summary="Ends a job; twice is no error")
+async def cancel_job(job_id: str, request: Request) -> Response:
+    state = state_of(request)
+    _check_id(job_id)
+    return JSONResponse(job_document(await state.ask(state.queue.cancel, job_id)), 202)
+
+
+@router.post("/{job_id}/retry", operation_id="retry_job", status_code=202, summary="The same request as a new job")
+async def retry_job(job_id: str, request: Request) -> Response:
+    state = state_of(request)
+    if state.draining:
+        raise Draining("this server is about to end; ask again")
+    job, key = await _find(state, job_id), read_key(request)
+    if not job.finished or job.state == "succeeded":
+        raise JobNotFinished(f"job {job_id} is {job.state}; a job that ended without success can be retried")
+    try:
+        await state.ask(state.store.touch, "video", job.request.video.key)
+    except ArtifactNotFound:
+        raise VideoNotFound(f"the video of job {job_id} is no longer kept; upload it again") from None
+    again = replace(job.request, retry_of=job_id, deadline_at_s=None)
+    idempotency = Idempotency(key, fingerprint(again.video, {"retry_of": job_id})) if key else None
+    submission = await state.ask(state.queue.submit, again, idempotency)
+    url = request.app.url_path_for("get_job", job_id=submission.job.id).make_absolute_url(request.base_url)
+    return JSONResponse(job_document(submission.job), 202, {"Location": str(url), "Retry-After": RETRY_AFTER_S})
+
+
+@router.delete("/{job_id}", operation_id="delete_job", status_code=204, summary="Forgets a finished job")
+async def delete_job(job_id: str, request: Request) -> Response:
+    state = state_of(request)
+    _check_id(job_id)
+    await state.ask(state.queue.delete, job_id)
+    return Response(status_code=204)
+
+
+@router.get("/{job_id}/events", operation_id="job_events", summary="A job's changes as they happen (SSE)")
+async def job_events(job_id: str, request: Request) -> StreamingResponse:
+    state, after = state_of(request), request.headers.get("last-event-id") or None
+    if after is not None and not EVENT_ID.fullmatch(after):
+        raise MalformedRequest(f"Last-Event-ID {after[:50]!r} is none that this service gave")
+    job = await _find(state, job_id)
+    first = await state.ask(_events, state, job_id, after)
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return StreamingResponse(_stream(state, job, first, after), headers=headers, media_type="text/event-stream")
+
+
+async def _stream(state: ApiState, job: Job, events: list[Event], after: str | None) -> AsyncIterator[str]:
+    """The job is read before its events, so that what is finished has told all of them."""
+    yield ": open\n\n"
+    while True:
+        for event in events:
+            after = event.id
+            yield f"id: {event.id}\nevent: {event.kind}\ndata: {json.dumps({'at_s': event.at_s, **event.data})}\n\n"
+        if len(events) < EVENTS_AT_ONCE:
+            if job.finished or state.draining:
+                return
+            if not await state.watch.changed(job.id, job.version, KEEP_ALIVE_S):
+                yield ": alive\n\n"
+        try:
+            job = await state.ask(state.queue.get, job.id)
+            events = await state.ask(_events, state, job.id, after)
+        except JobNotFound:
+            return
+
+
+def _events(state: ApiState, job_id: str, after: str | None) -> list[Event]:
+    try:
+        return state.queue.events(job_id, after, EVENTS_AT_ONCE)
+    except ValueError:
+        raise InvalidOptions(f"Last-Event-ID {after!r} is none of this job's") from None
+
+
+def matches(given: str | None, etag: str) -> bool:
+    tags = [one.strip().removeprefix("W/") for one in (given or "").split(",")]
+    return etag in tags or "*" in tags
+
+
+def _check_id(job_id: str) -> None:
+    if not cursors.JOB_ID.fullmatch(job_id):
+        raise JobNotFound(f"no job {job_id[:64]!r}")
+
+
+async def _find(state: ApiState, job_id: str) -> Job:
+    _check_id(job_id)
+    return await state.ask(state.queue.get, job_id)

@@ -1,0 +1,82 @@
+"""The models that live workers announce and those on this machine's disk in; their descriptions out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, Request
+
+from models import bundle as bundles
+from models.bundle import BundleError
+from service import configured
+from service.api.state import ApiState, state_of
+from service.errors import ModelNotFound
+from service.settings import Settings
+
+router = APIRouter(prefix="/v1/models", tags=["models"])
+
+
+def default_name(config: Settings) -> str:
+    return configured.find_model(None, config).name
+
+
+def known_models(state: ApiState) -> dict[str, dict[str, Any]]:
+    """By name; `ready` says that a worker would take a job for it now."""
+    known = on_disk(state.config)
+    for worker in state.queue.workers():
+        for name, description in worker.models.items():
+            ready = worker.ready or known.get(name, {}).get("ready", False)
+            known[name] = {**description, "name": name, "ready": ready}
+    return known
+
+
+def on_disk(config: Settings) -> dict[str, dict[str, Any]]:
+    """Only folders that an operator put in place count: a caller's word is never a path."""
+    folders = {path.name: path for path in config.models_folder.glob("*") if path.is_dir()}
+    shipped = configured.SHIPPED_FOLDER / configured.SHIPPED
+    folders.setdefault(shipped.name, shipped)
+    try:
+        default = configured.find_model(None, config)
+        folders.setdefault(default.name, default)
+    except ModelNotFound:
+        pass  # told by readiness
+    described = ((name, _described(folder)) for name, folder in folders.items())
+    return {name: found for name, found in described if found is not None}
+
+
+def require(known: dict[str, dict[str, Any]], name: str) -> dict[str, Any]:
+    if name not in known:
+        raise ModelNotFound(f"no model {name[:100]!r}; there are: {', '.join(sorted(known)) or 'none'}")
+    return known[name]
+
+
+@router.get("", operation_id="list_models", summary="The models that may be asked for")
+async def list_models(request: Request) -> dict[str, Any]:
+    state = state_of(request)
+    known = await state.ask(known_models, state)
+    default = await state.ask(default_name, state.config)
+    return {"models": [{**known[name], "default": name == default} for name in sorted(known)]}
+
+
+@router.get("/{name}", operation_id="get_model", summary="One model, with its labels")
+async def get_model(name: str, request: Request) -> dict[str, Any]:
+    state = state_of(request)
+    found = require(await state.ask(known_models, state), name)
+    return {**found, "default": name == await state.ask(default_name, state.config)}
+
+
+def _described(folder: Path) -> dict[str, Any] | None:
+    try:
+        bundle = bundles.read(folder)
+    except (BundleError, OSError):
+        return None
+    manifest = bundle.manifest
+    return {
+        "name": folder.name,
+        "version": manifest.version,
+        "sha256": bundle.sha256,
+        "licence": manifest.licence,
+        "labels": list(manifest.segment_labels),
+        "ready": False,
+    }

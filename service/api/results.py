@@ -1,0 +1,67 @@
+"""A job in; its result's document, in the form that was asked for, out."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, cast
+
+from fastapi import Request
+
+from service import formats
+from service.api.state import ApiState
+from service.errors import ArtifactNotFound, JobNotFinished, NotAcceptable, ResultNotThere
+from service.formats import Format
+from service.jobs.job import Job
+
+MEDIA_TYPES: dict[str, str] = {
+    "json": "application/json",
+    "jsonl": "application/x-ndjson",
+    "csv": "text/csv; charset=utf-8",
+    "activitynet": "application/vnd.activitynet+json",
+    "vtt": "text/vtt; charset=utf-8",
+    "srt": "application/x-subrip; charset=utf-8",
+}
+
+
+def read_result(state: ApiState, job: Job) -> dict[str, Any]:
+    """Raises JobNotFinished or ResultNotThere."""
+    if not job.finished:
+        raise JobNotFinished(f"job {job.id} is {job.state}; it has a result once it has succeeded")
+    stored = state.queue.result(job.id)
+    if stored.text is not None:
+        text = stored.text
+    elif stored.key is not None:
+        try:
+            text = state.store.path("result", stored.key).read_text("utf-8")
+        except (ArtifactNotFound, FileNotFoundError):
+            raise ResultNotThere(f"the result of job {job.id} is no longer kept") from None
+    else:
+        raise ResultNotThere(f"job {job.id} has no result")
+    document = json.loads(text)
+    named = {"id": job.request.video.key, **document["video"], "name": job.request.video.name}
+    return {**document, "id": job.id, "video": named}
+
+
+def chosen_format(request: Request) -> str:
+    """By the query, else by the Accept header."""
+    given = request.query_params.get("format")
+    if given is not None:
+        if given not in MEDIA_TYPES:
+            raise NotAcceptable(f"format {given[:50]!r}; there are: {', '.join(MEDIA_TYPES)}")
+        return given
+    accepted = [part.split(";")[0].strip().lower() for part in request.headers.get("accept", "*/*").split(",")]
+    for kind in accepted:
+        if kind in {"*/*", "application/*", ""}:
+            return "json"
+        for form, media_type in MEDIA_TYPES.items():
+            if kind == media_type.split(";")[0]:
+                return form
+    raise NotAcceptable(
+        f"none of {', '.join(accepted)[:200]} is on offer; there are: {', '.join(MEDIA_TYPES.values())}"
+    )
+
+
+def written(document: dict[str, Any], form: str) -> str:
+    if form == "json":
+        return json.dumps(document, ensure_ascii=False, allow_nan=False)
+    return formats.write([formats.from_document(document)], cast("Format", form))

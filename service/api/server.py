@@ -1,0 +1,56 @@
+"""An application and an address in; one uvicorn process that drains in order on SIGTERM out."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from service.api.state import ApiState
+from service.settings import Settings
+
+
+@dataclass(frozen=True)
+class Address:
+    host: str = "127.0.0.1"
+    port: int = 8000
+    root_path: str = ""
+
+
+class DrainingServer(uvicorn.Server):
+    """Refuses new work from the signal on; uvicorn then lets what is under way finish."""
+
+    def __init__(self, config: uvicorn.Config, state: ApiState) -> None:
+        super().__init__(config)
+        self._state = state
+
+    async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
+        await super().startup(sockets)  # type: ignore[arg-type]
+        for server in self.servers:
+            for socket in server.sockets:
+                host, port = socket.getsockname()[:2]
+                shown = f"[{host}]" if ":" in host else host
+                print(f"listening on http://{shown}:{port}", file=sys.stderr, flush=True)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._state.drain()
+        super().handle_exit(sig, frame)
+
+
+def build(app: FastAPI, config: Settings, address: Address) -> DrainingServer:
+    settings = uvicorn.Config(
+        app,
+        host=address.host,
+        port=address.port,
+        root_path=address.root_path,
+        proxy_headers=bool(config.trusted_proxies),
+        forwarded_allow_ips=list(config.trusted_proxies),
+        timeout_graceful_shutdown=max(1, round(config.drain_s)),
+        log_level="warning",
+        server_header=False,
+        lifespan="on",
+    )
+    return DrainingServer(settings, app.state.api)

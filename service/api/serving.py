@@ -1,0 +1,85 @@
+"""An address in; the API with its janitor and, if wanted, a worker process, until a signal ends them; a status out."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import subprocess
+import sys
+import threading
+
+from service import configured, settings
+from service.api.app import create_app
+from service.api.server import Address, build
+from service.jobs.janitor import Janitor
+from service.runtime.session import Device
+
+log = logging.getLogger(__name__)
+JANITOR_EVERY_S = 1.0
+LONGEST_PAUSE_S = 30.0
+# However the API ends, the worker's standard input ends with it, and that is its order to stop.
+WORKER = """
+import os, signal, threading
+def end_with_parent():
+    os.read(0, 1)
+    os.kill(os.getpid(), signal.SIGTERM)
+threading.Thread(target=end_with_parent, daemon=True).start()
+from service.cli import main
+main()
+"""
+
+
+def run(address: Address, *, worker: bool, device: Device | None) -> int:
+    config = settings.read()
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    queue, store = configured.open_both(config)
+    stop = threading.Event()
+    janitor = Janitor(queue, store, configured.retention(config))
+    threads = [threading.Thread(target=janitor.run_forever, args=(stop, JANITOR_EVERY_S), name="janitor")]
+    if worker:
+        command = [sys.executable, "-c", WORKER, "worker", *(["--device", device] if device else [])]
+        keeper = WorkerKeeper(command, stop, config.drain_s)
+        threads.append(threading.Thread(target=keeper.run, name="worker-keeper"))
+    server = build(create_app(config, queue, store, root_path=address.root_path), config, address)
+    for sign in (signal.SIGTERM, signal.SIGINT):
+        # uvicorn has handlers of its own while it runs, and raises the signal again afterwards.
+        signal.signal(sign, lambda *_: setattr(server, "should_exit", True))
+    try:
+        for thread in threads:
+            thread.start()
+        server.run()
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+        queue.close()
+    return 0 if server.started else 1
+
+
+class WorkerKeeper:
+    """Starts a worker again whenever it ends, after a pause that grows, and ends it with the API."""
+
+    def __init__(self, command: list[str], stop: threading.Event, drain_s: float) -> None:
+        self._command, self._stop, self._drain_s = command, stop, drain_s
+
+    def run(self) -> None:
+        pause_s = 1.0
+        while not self._stop.is_set():
+            worker = subprocess.Popen(self._command, stdin=subprocess.PIPE)
+            while worker.poll() is None and not self._stop.wait(0.2):
+                pass
+            if self._stop.is_set():
+                self._end(worker)
+                return
+            log.error("the worker ended with status %s; another one starts in %g s", worker.returncode, pause_s)
+            self._stop.wait(pause_s)
+            pause_s = min(LONGEST_PAUSE_S, pause_s * 2)
+
+    def _end(self, worker: subprocess.Popen[bytes]) -> None:
+        if worker.poll() is None:
+            worker.terminate()
+        try:
+            worker.wait(self._drain_s + 10)
+        except subprocess.TimeoutExpired:
+            worker.kill()
+            worker.wait()

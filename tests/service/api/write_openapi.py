@@ -1,0 +1,26 @@
+"""Prints the API's OpenAPI document; `make schema` calls it."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+from service import configured
+from service.api.app import create_app
+from service.settings import Settings
+
+
+def text() -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        config = Settings(home=Path(folder))
+        queue, store = configured.open_both(config)
+        try:
+            return json.dumps(create_app(config, queue, store).openapi(), indent=1, ensure_ascii=False) + "\n"
+        finally:
+            queue.close()
+
+
+if __name__ == "__main__":
+    sys.stdout.write(text())
