@@ -7,18 +7,23 @@ import os
 import platform
 import shutil
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
 from models import bundle as bundles
 from models.bundle import BundleError
+from service import configured
 from service.errors import TalError
 from service.pipeline.decoders import FASTER_DECODER
 from service.runtime import onnx_session
 from service.settings import Settings
 
-PACKAGES = ("tal-service", "numpy", "av", "decord", "opencv-python-headless", "onnxruntime", "onnxruntime-gpu", "torch")
+PACKAGES = (
+    *("tal-service", "numpy", "av", "decord", "opencv-python-headless", "onnxruntime", "onnxruntime-gpu", "torch"),
+    *("fastapi", "uvicorn", "redis"),
+)
 LOW_DISK_BYTES = 1_000_000_000
 
 
@@ -37,6 +42,8 @@ def examine(config: Settings) -> list[Finding]:
         ("decoders", _decoders),
         ("limits", _limits),
         ("home", _home),
+        ("queue", _queue),
+        ("store", _store),
         ("disk", _disk),
         ("models", _models),
     )
@@ -90,9 +97,26 @@ def _decoders(config: Settings) -> Finding:
 
 
 def _home(config: Settings) -> Finding:
-    nearest = _existing(config.home)
+    return _folder("home", config.home)
+
+
+def _queue(config: Settings) -> Finding:
+    if config.redis_url is None:
+        return Finding("queue", f"{config.queue_file}, for workers on this machine; TAL_REDIS_URL is not set")
+    with closing(configured.open_queue(config)) as queue:
+        queue.ping()
+        ready = sum(worker.ready for worker in queue.workers())
+    return Finding("queue", f"Redis answers and keeps what it is given; {ready} worker(s) ready")
+
+
+def _store(config: Settings) -> Finding:
+    return _folder("store", config.store_folder)
+
+
+def _folder(what: str, folder: Path) -> Finding:
+    nearest = _existing(folder)
     usable = nearest.is_dir() and os.access(nearest, os.W_OK)
-    return Finding("home", f"{config.home}{'' if usable else f': {nearest} is not a folder to write in'}", usable)
+    return Finding(what, f"{folder}{'' if usable else f': {nearest} is not a folder to write in'}", usable)
 
 
 def _disk(config: Settings) -> Finding:

@@ -237,6 +237,12 @@ def test_serving_never_imports_torch(home: Path, video: Path) -> None:
     assert done.stdout.count("\n") == 6
 
 
+def test_doctor_says_that_no_redis_answers(home: Path) -> None:
+    done = tal(home, "doctor", TAL_REDIS_URL="redis://127.0.0.1:1/0")
+    assert done.returncode == 1
+    assert re.search(r"^queue +Redis at 127.0.0.1:1 .*refused", done.stdout, re.MULTILINE)
+
+
 @pytest.mark.parametrize("argument", ["--help", "doctor"])
 def test_torch_is_not_imported_where_no_graph_needs_it(home: Path, argument: str) -> None:
     script = (
