@@ -9,7 +9,7 @@ PACKAGES := ffmpeg redis-server
 MARIONETTE ?= build/marionette
 OTHER_PYTHONS ?= $(shell $(PYTHON) tests/pythons/find_pythons.py)
 
-.PHONY: demo test check fix setup system-packages test-serving fuzz soak bench bench-exports bench-marionette marionette bundle schema clean
+.PHONY: demo test check fix setup system-packages test-serving fuzz faults soak bench bench-exports bench-marionette marionette bundle schema clean
 
 # The serving half alone, and a look at what it does: no torch, no ffmpeg.
 demo: .venv-demo/.installed
@@ -57,10 +57,16 @@ system-packages:
 # Full counts; the suite runs about a tenth of them.
 fuzz: setup
 	$(BIN)/python -m tests.fuzz.fuzz_video --count 500 --seed 0 --output benchmarks/results/fuzz_video.md
+	$(BIN)/python -m tests.fuzz.fuzz_uploads --seed 0 --output benchmarks/results/fuzz_uploads.md
+
+# Real processes, killed, stopped and starved; a table of what became of the promises (docs/faults.md).
+faults: setup
+	$(BIN)/python -m tests.faults.run --scale full --output benchmarks/results/faults.md
 
 soak: setup
 	$(BIN)/python -m tests.soak.memory --fps 30 --output benchmarks/results/memory.md
 	$(BIN)/python -m tests.soak.detector_memory --output benchmarks/results/detector_memory.md
+	$(BIN)/python -m tests.soak.service_load --redis --output benchmarks/results/load.md
 
 bench: setup bench-exports
 	$(BIN)/python -m benchmarks.decoders

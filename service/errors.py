@@ -10,7 +10,8 @@ TalError
 │   ├── CorruptVideo          a container that we know, but nothing in it can be decoded
 │   ├── ZeroFrames            a sound video stream that holds no frame
 │   ├── VideoTooLong
-│   ├── VideoTooLarge
+│   ├── VideoTooLarge         a file of too many bytes
+│   │   └── FrameTooLarge     pictures of too many pixels
 │   ├── VideoTooSmall         fewer pixels than the model's crop or its optical flow needs
 │   ├── DecodeTimeout         the decoder made no progress, or used up its CPU allowance
 │   ├── DecodeOutOfMemory     the decoder reached its memory limit
@@ -105,6 +106,10 @@ class VideoTooLong(VideoError):
 
 class VideoTooLarge(VideoError):
     code = "video_too_large"
+
+
+class FrameTooLarge(VideoTooLarge):
+    code = "frame_too_large"
 
 
 class VideoTooSmall(VideoError):

@@ -109,6 +109,11 @@ class Settings(BaseSettings):
     min_free_disk_mib: Annotated[int, Field(ge=0, le=1_073_741_824)] = Field(
         default=1024, description="Uploads are refused with 507 when the artifact store has less room than this."
     )
+    upload_silence_s: Annotated[float, Field(gt=0, le=3600)] = Field(
+        default=30.0,
+        description="How long a body may stay away before its upload is ended with 408; after as long, one that came "
+        "with less than 1 KiB/s on average is ended, too.",
+    )
     job_timeout_s: Annotated[float, Field(gt=0, le=1_000_000)] = Field(
         default=3600.0, description="How long one attempt may run unless the caller says less."
     )

@@ -14,15 +14,15 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from service import configured
-from service.api import models, schemas, uploads
-from service.api.error_responses import BY_CODE, problem
+from service.api import models, schemas, submission_forms, uploads
+from service.api.error_responses import code_status, problem
 from service.api.results import read_result
 from service.api.state import ApiState, state_of
 from service.errors import (
     ArtifactNotFound,
-    Draining,
     InvalidOptions,
     MalformedRequest,
+    QueueUnavailable,
     TalError,
     UnsupportedMedia,
     VideoNotFound,
@@ -36,43 +36,6 @@ router = APIRouter(prefix="/v1", tags=["detections"])
 KEY = re.compile(r"[\x21-\x7e]{1,255}")
 RETRY_AFTER_S = "2"
 KNOWN_VIDEOS = 10_000
-BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["video"],
-                    "properties": {
-                        "video": {"type": "string", "format": "binary"},
-                        "options": {"$ref": "#/components/schemas/OptionsAndModel"},
-                    },
-                },
-                "encoding": {"options": {"contentType": "application/json"}},
-            },
-            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
-            "video/*": {"schema": {"type": "string", "format": "binary"}},
-            "application/json": {"schema": {"$ref": "#/components/schemas/DetectionBody"}},
-        },
-    },
-    "parameters": [
-        {"name": "model", "in": "query", "schema": {"type": "string"}},
-        {"name": "min_score", "in": "query", "schema": {"type": "number", "minimum": 0, "maximum": 1}},
-        {"name": "top_k", "in": "query", "schema": {"type": "integer", "minimum": 1}},
-        {"name": "labels", "in": "query", "schema": {"type": "array", "items": {"type": "string"}}},
-        {"name": "start_s", "in": "query", "schema": {"type": "number", "minimum": 0}},
-        {"name": "end_s", "in": "query", "schema": {"type": "number", "minimum": 0}},
-        {"name": "include", "in": "query", "schema": {"type": "array", "items": {"enum": ["activations"]}}},
-        {"name": "priority", "in": "query", "schema": {"enum": ["high", "normal", "low"]}},
-        {"name": "tag", "in": "query", "schema": {"type": "array", "items": {"type": "string"}}},
-        {"name": "timeout_s", "in": "query", "schema": {"type": "number", "exclusiveMinimum": 0}},
-        {"name": "deadline_s", "in": "query", "schema": {"type": "number", "exclusiveMinimum": 0}},
-        {"name": "name", "in": "query", "schema": {"type": "string"}},
-        {"name": "Prefer", "in": "header", "schema": {"type": "string"}, "example": "wait=10"},
-        {"name": "Idempotency-Key", "in": "header", "schema": {"type": "string", "maxLength": 255}},
-    ],
-}
 
 
 @dataclass(frozen=True)
@@ -83,20 +46,26 @@ class Patience:
     applied: str | None = None
 
 
-@router.post("/detections", operation_id="detect", summary="Which actions happen in a video", openapi_extra=BODY)
+@router.post(
+    "/detections",
+    operation_id="detect",
+    summary="Which actions happen in a video",
+    description=submission_forms.DESCRIPTION,
+    openapi_extra=submission_forms.REQUEST,
+    responses=submission_forms.ANSWERS,
+    response_class=Response,
+)
 async def detect(request: Request) -> Response:
     state = state_of(request)
-    if state.draining:
-        raise Draining("this server is about to end; ask again")
     patience = read_preference(request, state)
     idempotency_key = read_key(request)
     wanted = schemas.read_query(request.query_params)
+    await state.admit(idempotency_key)
     stored, given = await take_video(request, state, wanted)
     job_request = await compose(state, stored, given)
-    idempotency = Idempotency(idempotency_key, fingerprint(stored, given)) if idempotency_key else None
-    submission = await state.ask(state.queue.submit, job_request, idempotency)
-    if not submission.replayed:
-        state.metrics.submitted.labels(job_request.model, job_request.priority).inc()
+    # A model that is named and the same one by default are one request.
+    asked = fingerprint(stored, {**given, "model": job_request.model})
+    submission = await state.submit(job_request, Idempotency(idempotency_key, asked) if idempotency_key else None)
     answer = await wait_for(request, state, submission.job, patience)
     if submission.replayed:
         answer.headers["Idempotency-Replayed"] = "true"
@@ -107,7 +76,7 @@ async def take_video(request: Request, state: ApiState, wanted: dict[str, Any]) 
     """The video, stored and looked at, and everything that was asked of it."""
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if kind == "application/json":
-        reference, given = schemas.read_body(await uploads.read_small(request))
+        reference, given = schemas.read_body(await uploads.read_small(request, state.config.upload_silence_s))
         given = schemas.merge(given, wanted)
         await check(state, given)
         return await find_video(state, reference), given
@@ -117,6 +86,7 @@ async def take_video(request: Request, state: ApiState, wanted: dict[str, Any]) 
             "application/json"
         )
     await check(state, wanted)
+    state.check_looks()
     upload = await uploads.receive(request, state, form=kind == "multipart/form-data")
     given = schemas.merge(schemas.read_options(upload.options), wanted) if upload.options is not None else wanted
     return await look_at(state, upload.artifact.key, upload.name, upload.artifact.size_bytes), given
@@ -135,15 +105,23 @@ async def look_at(state: ApiState, key: str, name: str, size_bytes: int | None) 
         path: Path = await state.ask(state.store.path, "video", key)
     except ArtifactNotFound:
         raise VideoNotFound(f"no video {key} is stored here; upload it again") from None
-    if key not in state.durations_s:
-        try:
-            info = await state.ask(video.probe, path, configured.decoding(state.config).limits)
-        except TalError as error:
-            raise type(error)(str(error).replace(path.name, name)) from None
-        if len(state.durations_s) >= KNOWN_VIDEOS:
-            state.durations_s.clear()
-        state.durations_s[key] = info.duration_s
-    return StoredVideo(key, name, size_bytes or path.stat().st_size, state.durations_s[key])
+    if (duration_s := state.durations_s.get(key)) is None:
+        state.check_looks()
+        async with state.looks:
+            duration_s = state.durations_s.get(key)  # another request may have looked meanwhile
+            if duration_s is None:
+                duration_s = state.durations_s[key] = await _duration_s(state, path, name)
+    return StoredVideo(key, name, size_bytes or path.stat().st_size, duration_s)
+
+
+async def _duration_s(state: ApiState, path: Path, name: str) -> float:
+    try:
+        info = await state.ask(video.probe, path, configured.decoding(state.config).limits)
+    except TalError as error:
+        raise type(error)(str(error).replace(path.name, name)) from None
+    if len(state.durations_s) >= KNOWN_VIDEOS:
+        state.durations_s.clear()
+    return info.duration_s
 
 
 async def check(state: ApiState, given: dict[str, Any]) -> str:
@@ -202,7 +180,10 @@ async def wait_for(request: Request, state: ApiState, job: Job, patience: Patien
     """The answer where it comes in time, else the job; who hangs up meanwhile loses nothing."""
     ends_at_s = time.monotonic() + patience.wait_s
     while not job.finished and await state.watch.changed(job.id, job.version, ends_at_s - time.monotonic()):
-        job = await state.ask(state.queue.get, job.id)
+        try:
+            job = await state.ask(state.queue.get, job.id)
+        except QueueUnavailable:
+            break  # the job is accepted, whatever became of it since
     answer = await answer_of(request, state, job)
     if patience.applied:
         answer.headers["Preference-Applied"] = patience.applied
@@ -216,6 +197,5 @@ async def answer_of(request: Request, state: ApiState, job: Job) -> Response:
     if job.state in FINISHED:
         code = job.failure.code if job.failure else {"expired": "deadline_passed"}.get(job.state, "job_canceled")
         said = job.failure.message if job.failure else f"the job is {job.state}"
-        status = BY_CODE.get(code, 409 if job.state == "canceled" else 500)
-        return problem(request, status, code, said, headers=location, job_id=job.id)
+        return problem(request, code_status(code), code, said, headers=location, job_id=job.id)
     return JSONResponse(schemas.job_document(job), 202, {**location, "Retry-After": RETRY_AFTER_S})

@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from service import errors
+from service.api.state import state_of
 from service.errors import TalError
 
 log = logging.getLogger(__name__)
@@ -29,6 +30,7 @@ STATUS: dict[type[TalError], int] = {
     errors.ZeroFrames: 422,
     errors.VideoTooLong: 413,
     errors.VideoTooLarge: 413,
+    errors.FrameTooLarge: 413,
     errors.VideoTooSmall: 422,
     errors.DecodeTimeout: 422,
     errors.DecodeOutOfMemory: 422,
@@ -70,13 +72,20 @@ STATUS: dict[type[TalError], int] = {
     errors.ExportFailed: 500,
 }
 BY_CODE = {kind.code: status for kind, status in STATUS.items()}
-RETRY_AFTER_S = {429: 5, 503: 5}
+PAUSED = {429, 503, 507}  # the statuses of what may pass
 MEDIA_TYPE = "application/problem+json"
 HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 400: "malformed_request"}
+# Codes that no error of ours stands behind.
+OTHERS = {"job_canceled": 409, **{code: status for status, code in HTTP_CODES.items()}}
 
 
 def status_of(error: TalError) -> int:
     return next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
+
+
+def code_status(code: str) -> int:
+    """Of a code of a later release, which a worker may already have given a job, it is 500."""
+    return BY_CODE.get(code) or OTHERS.get(code, 500)
 
 
 def problem(
@@ -100,7 +109,7 @@ def problem(
         "request_id": getattr(request.state, "request_id", None),
         **more,
     }
-    pause = {"Retry-After": str(RETRY_AFTER_S[status])} if status in RETRY_AFTER_S else {}
+    pause = {"Retry-After": str(state_of(request).admission.pause_s)} if status in PAUSED else {}
     return JSONResponse(body, status, {**pause, **(headers or {})}, MEDIA_TYPE)
 
 
@@ -113,11 +122,10 @@ def of_error(request: Request, error: TalError) -> JSONResponse:
 
 
 def install(app: FastAPI) -> None:
-    """Every error leaves as a problem, those of the framework too."""
+    """Every error leaves as a problem, those of the framework too; what is not foreseen, through `Observed`."""
     app.add_exception_handler(TalError, _ours)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
-    app.add_exception_handler(Exception, _unforeseen)
 
 
 async def _ours(request: Request, error: Exception) -> JSONResponse:
@@ -139,6 +147,6 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
     return problem(request, error.status_code, code, said, headers=error.headers)
 
 
-async def _unforeseen(request: Request, error: Exception) -> JSONResponse:
+def unforeseen(request: Request, error: Exception) -> JSONResponse:
     log.error("%s %s failed", request.method, request.url.path, exc_info=error)
     return problem(request, 500, "internal", "the service failed; its log says why, under this request's id")

@@ -9,35 +9,64 @@ from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from service.api import models
+from service.api.answers import Health, Readiness
 from service.api.state import ApiState, state_of
 from service.errors import TalError
 from service.settings import MIB
 
 router = APIRouter(tags=["health"])
 GOOD = "ok"
+READY_S = 5
 
 
-@router.get("/livez", operation_id="livez", summary="Whether the process answers")
-async def livez() -> dict[str, str]:
-    return {"status": GOOD}
+@router.get(
+    "/livez",
+    operation_id="livez",
+    summary="Whether the process answers",
+    response_class=Response,
+    responses={200: {"model": Health, "description": "It does."}},
+)
+async def livez() -> Response:
+    return JSONResponse({"status": GOOD})
 
 
-@router.get("/startupz", operation_id="startupz", summary="Whether the process has started")
+@router.get(
+    "/startupz",
+    operation_id="startupz",
+    summary="Whether the process has started",
+    response_class=Response,
+    responses={200: {"model": Health, "description": "It has."}, 503: {"model": Health, "description": "Not yet."}},
+)
 async def startupz(request: Request) -> Response:
     started = state_of(request).started
     return JSONResponse({"status": GOOD if started else "starting"}, 200 if started else 503)
 
 
-@router.get("/readyz", operation_id="readyz", summary="Whether a job would be done now")
+@router.get(
+    "/readyz",
+    operation_id="readyz",
+    summary="Whether a job would be done now",
+    response_class=Response,
+    responses={
+        200: {"model": Readiness, "description": "It would."},
+        503: {"model": Readiness, "description": "Something is missing."},
+    },
+)
 async def readyz(request: Request) -> Response:
     state = state_of(request)
     checks = await state.ask(_checks, state)
     ready = all(found == GOOD for found in checks.values())
     body: dict[str, Any] = {"status": GOOD if ready else "unready", "checks": checks}
-    return JSONResponse(body, 200 if ready else 503, {} if ready else {"Retry-After": "5"})
+    return JSONResponse(body, 200 if ready else 503, {} if ready else {"Retry-After": str(READY_S)})
 
 
-@router.get("/metrics", operation_id="metrics", summary="Prometheus metrics", response_class=Response)
+@router.get(
+    "/metrics",
+    operation_id="metrics",
+    summary="Prometheus metrics",
+    response_class=Response,
+    responses={200: {"description": "Text.", "content": {"text/plain": {"schema": {"type": "string"}}}}},
+)
 async def metrics(request: Request) -> Response:
     state = state_of(request)
     return Response(await state.ask(generate_latest, state.metrics.registry), media_type=CONTENT_TYPE_LATEST)

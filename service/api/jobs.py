@@ -6,19 +6,21 @@ import json
 import re
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
-from service.api import cursors
+from service.api import cursors, examples
+from service.api.answers import JobDocument, JobList
 from service.api.detections import RETRY_AFTER_S, fingerprint, read_key
-from service.api.results import MEDIA_TYPES, chosen_format, read_result, written
+from service.api.problem_documents import problems
+from service.api.results import MEDIA_TYPES, RESULT_FORMS, chosen_format, read_result, written
 from service.api.schemas import job_document
 from service.api.state import ApiState, state_of
+from service.api.submission_forms import IDEMPOTENCY_KEY, JOB_HEADERS
 from service.errors import (
     ArtifactNotFound,
-    Draining,
     InvalidOptions,
     JobNotFinished,
     JobNotFound,
@@ -31,11 +33,34 @@ from service.jobs.queue import Idempotency, JobFilter
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 KEEP_ALIVE_S = 15.0
 EVENTS_AT_ONCE = 100
-EVENT_ID = re.compile(r"\d{1,18}(-\d{1,18})?")
-Filter = Annotated[str | None, Query(max_length=128)]
+EVENT_ID = re.compile(r"^[0-9]{1,18}(-[0-9]{1,18})?$")
+Filter = Annotated[str | None, Query(min_length=1, max_length=128)]
+# What is no id names no job: 404, so the pattern is for the document alone.
+JobId = Annotated[str, Path(json_schema_extra={"pattern": f"^{cursors.JOB_ID.pattern}$"}, examples=[examples.JOB_ID])]
+UNCHANGED = {"description": "As it was when the `ETag` was given that stands in `If-None-Match`."}
+RETRY_PROBLEMS = (
+    *("malformed_request", "job_not_found", "video_not_found", "job_not_finished", "video_too_long"),
+    *("idempotency_mismatch", "queue_full", "storage_full", "draining"),
+)
+FORMAT = {"name": "format", "in": "query", "schema": {"enum": list(MEDIA_TYPES)}, "example": "json"}
+LAST_EVENT_ID = {"name": "Last-Event-ID", "in": "header", "schema": {"type": "string", "pattern": EVENT_ID.pattern}}
+TEXT = {"type": "string"}
+EVENT = {
+    "type": "object",
+    "description": "One of the events; `data` is JSON: `at_s` and, by kind, the job's state or its progress.",
+    "required": ["id", "event", "data"],
+    "properties": {"id": TEXT, "event": {"enum": ["state", "progress"]}, "data": TEXT},
+}
+EVENTS = {"text/event-stream": {"schema": EVENT, "example": examples.EVENT}}
 
 
-@router.get("", operation_id="list_jobs", summary="Jobs, newest first")
+@router.get(
+    "",
+    operation_id="list_jobs",
+    summary="Jobs, newest first",
+    response_class=Response,
+    responses={200: {"model": JobList, "description": "A page."}, **problems("malformed_request", "invalid_options")},
+)
 async def list_jobs(
     request: Request,
     state: Annotated[list[State] | None, Query()] = None,
@@ -43,17 +68,24 @@ async def list_jobs(
     tag: Filter = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 50,
     cursor: Annotated[str | None, Query(max_length=200)] = None,
-) -> dict[str, Any]:
+) -> Response:
     api = state_of(request)
     before = cursors.open_cursor(cursor) if cursor else None
     found = await api.ask(api.queue.find, JobFilter(tuple(state or ()), model, tag), limit + 1, before)
     page = found[:limit]
     more = cursors.seal(page[-1].id) if len(found) > limit else None
-    return {"jobs": [job_document(job) for job in page], "next_cursor": more}
+    return JSONResponse({"jobs": [job_document(job) for job in page], "next_cursor": more})
 
 
-@router.get("/{job_id}", operation_id="get_job", name="get_job", summary="A job as it stands")
-async def get_job(job_id: str, request: Request) -> Response:
+@router.get(
+    "/{job_id}",
+    operation_id="get_job",
+    name="get_job",
+    summary="A job as it stands",
+    response_class=Response,
+    responses={200: {"model": JobDocument, "description": "The job."}, 304: UNCHANGED, **problems("job_not_found")},
+)
+async def get_job(job_id: JobId, request: Request) -> Response:
     job = await _find(state_of(request), job_id)
     etag = f'"{job.version}"'
     headers = {"ETag": etag, "Cache-Control": "no-cache" if job.finished else "no-store"}
@@ -64,8 +96,20 @@ async def get_job(job_id: str, request: Request) -> Response:
     return JSONResponse(job_document(job), headers=headers)
 
 
-@router.get("/{job_id}/result", operation_id="get_result", summary="What was found, in one of several forms")
-async def get_result(job_id: str, request: Request, format: Annotated[str | None, Query()] = None) -> Response:  # noqa: A002, ARG001  # for the document; read with Accept
+@router.get(
+    "/{job_id}/result",
+    operation_id="get_result",
+    summary="What was found, in one of several forms",
+    description="The form is named by `format`, else by `Accept`, else it is JSON.",
+    response_class=Response,
+    openapi_extra={"parameters": [FORMAT]},
+    responses={
+        200: {"description": "The result.", "content": RESULT_FORMS},
+        304: UNCHANGED,
+        **problems("job_not_found", "result_not_there", "not_acceptable", "job_not_finished"),
+    },
+)
+async def get_result(job_id: JobId, request: Request) -> Response:
     form = chosen_format(request)
     state = state_of(request)
     job = await _find(state, job_id)
@@ -76,19 +120,39 @@ async def get_result(job_id: str, request: Request, format: Annotated[str | None
     return Response(await state.ask(written, document, form), 200, headers, MEDIA_TYPES[form])
 
 
-@router.post("/{job_id}/cancel", operation_id="cancel_job", status_code=202, summary="Ends a job; twice is no error")
-async def cancel_job(job_id: str, request: Request) -> Response:
+@router.post(
+    "/{job_id}/cancel",
+    operation_id="cancel_job",
+    status_code=202,
+    summary="Ends a job; twice is no error",
+    description="A waiting job is `canceled` at once, a running one `canceling` first; a finished one stays as it is.",
+    response_class=Response,
+    responses={202: {"model": JobDocument, "description": "The job."}, **problems("job_not_found", "storage_full")},
+)
+async def cancel_job(job_id: JobId, request: Request) -> Response:
     state = state_of(request)
     _check_id(job_id)
     return JSONResponse(job_document(await state.ask(state.queue.cancel, job_id)), 202)
 
 
-@router.post("/{job_id}/retry", operation_id="retry_job", status_code=202, summary="The same request as a new job")
-async def retry_job(job_id: str, request: Request) -> Response:
+@router.post(
+    "/{job_id}/retry",
+    operation_id="retry_job",
+    status_code=202,
+    summary="The same request as a new job",
+    description="Of a job that ended without success. A deadline is not taken over.",
+    response_class=Response,
+    openapi_extra={"parameters": [IDEMPOTENCY_KEY]},
+    responses={
+        202: {"model": JobDocument, "description": "The new job.", "headers": JOB_HEADERS},
+        **problems(*RETRY_PROBLEMS),
+    },
+)
+async def retry_job(job_id: JobId, request: Request) -> Response:
     state = state_of(request)
-    if state.draining:
-        raise Draining("this server is about to end; ask again")
-    job, key = await _find(state, job_id), read_key(request)
+    key = read_key(request)
+    await state.admit(key)
+    job = await _find(state, job_id)
     if not job.finished or job.state == "succeeded":
         raise JobNotFinished(f"job {job_id} is {job.state}; a job that ended without success can be retried")
     try:
@@ -97,21 +161,38 @@ async def retry_job(job_id: str, request: Request) -> Response:
         raise VideoNotFound(f"the video of job {job_id} is no longer kept; upload it again") from None
     again = replace(job.request, retry_of=job_id, deadline_at_s=None)
     idempotency = Idempotency(key, fingerprint(again.video, {"retry_of": job_id})) if key else None
-    submission = await state.ask(state.queue.submit, again, idempotency)
+    submission = await state.submit(again, idempotency)
     url = request.app.url_path_for("get_job", job_id=submission.job.id).make_absolute_url(request.base_url)
     return JSONResponse(job_document(submission.job), 202, {"Location": str(url), "Retry-After": RETRY_AFTER_S})
 
 
-@router.delete("/{job_id}", operation_id="delete_job", status_code=204, summary="Forgets a finished job")
-async def delete_job(job_id: str, request: Request) -> Response:
+@router.delete(
+    "/{job_id}",
+    operation_id="delete_job",
+    status_code=204,
+    summary="Forgets a finished job",
+    responses=problems("job_not_found", "job_not_finished", "storage_full"),
+)
+async def delete_job(job_id: JobId, request: Request) -> Response:
     state = state_of(request)
     _check_id(job_id)
     await state.ask(state.queue.delete, job_id)
     return Response(status_code=204)
 
 
-@router.get("/{job_id}/events", operation_id="job_events", summary="A job's changes as they happen (SSE)")
-async def job_events(job_id: str, request: Request) -> StreamingResponse:
+@router.get(
+    "/{job_id}/events",
+    operation_id="job_events",
+    summary="A job's changes as they happen (SSE)",
+    description="Ends with the job; of a finished job all events come at once. A comment comes every 15 s of silence.",
+    response_class=Response,
+    openapi_extra={"parameters": [LAST_EVENT_ID]},
+    responses={
+        200: {"description": "Events.", "content": EVENTS},
+        **problems("malformed_request", "job_not_found", "invalid_options"),
+    },
+)
+async def job_events(job_id: JobId, request: Request) -> StreamingResponse:
     state, after = state_of(request), request.headers.get("last-event-id") or None
     if after is not None and not EVENT_ID.fullmatch(after):
         raise MalformedRequest(f"Last-Event-ID {after[:50]!r} is none that this service gave")

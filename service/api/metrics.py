@@ -14,9 +14,11 @@ REASONS = {
     "queue_full": "queue_full",
     "video_too_large": "size",
     "video_too_long": "duration",
+    "frame_too_large": "pixels",
     "storage_full": "disk",
     "draining": "draining",
     "queue_unavailable": "queue_unavailable",
+    "unavailable": "busy",
 }
 
 

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+import logging
+from functools import lru_cache
+from pathlib import Path as Folder
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Path, Request
+from fastapi.responses import JSONResponse, Response
 
 from models import bundle as bundles
 from models.bundle import BundleError
 from service import configured
+from service.api.answers import ModelDocument, ModelList
+from service.api.problem_documents import problems
 from service.api.state import ApiState, state_of
 from service.errors import ModelNotFound
 from service.settings import Settings
 
+log = logging.getLogger(__name__)
 router = APIRouter(prefix="/v1/models", tags=["models"])
+Name = Annotated[str, Path(json_schema_extra={"minLength": 1}, examples=["marionette"])]
 
 
 def default_name(config: Settings) -> str:
@@ -51,25 +58,44 @@ def require(known: dict[str, dict[str, Any]], name: str) -> dict[str, Any]:
     return known[name]
 
 
-@router.get("", operation_id="list_models", summary="The models that may be asked for")
-async def list_models(request: Request) -> dict[str, Any]:
+@router.get(
+    "",
+    operation_id="list_models",
+    summary="The models that may be asked for",
+    response_class=Response,
+    responses={200: {"model": ModelList, "description": "By name."}, **problems("model_not_found")},
+)
+async def list_models(request: Request) -> Response:
     state = state_of(request)
     known = await state.ask(known_models, state)
     default = await state.ask(default_name, state.config)
-    return {"models": [{**known[name], "default": name == default} for name in sorted(known)]}
+    return JSONResponse({"models": [{**known[name], "default": name == default} for name in sorted(known)]})
 
 
-@router.get("/{name}", operation_id="get_model", summary="One model, with its labels")
-async def get_model(name: str, request: Request) -> dict[str, Any]:
+@router.get(
+    "/{name}",
+    operation_id="get_model",
+    summary="One model, with its labels",
+    response_class=Response,
+    responses={200: {"model": ModelDocument, "description": "The model."}, **problems("model_not_found")},
+)
+async def get_model(name: Name, request: Request) -> Response:
     state = state_of(request)
     found = require(await state.ask(known_models, state), name)
-    return {**found, "default": name == await state.ask(default_name, state.config)}
+    return JSONResponse({**found, "default": name == await state.ask(default_name, state.config)})
 
 
-def _described(folder: Path) -> dict[str, Any] | None:
+@lru_cache(maxsize=1000)
+def _tell(name: str, said: str) -> None:
+    """Once, since folders are looked at with every request."""
+    log.warning("model %s is left out: %s", name, said)
+
+
+def _described(folder: Folder) -> dict[str, Any] | None:
     try:
         bundle = bundles.read(folder)
-    except (BundleError, OSError):
+    except (BundleError, OSError) as error:
+        _tell(folder.name, str(error))
         return None
     manifest = bundle.manifest
     return {

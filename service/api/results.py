@@ -21,6 +21,11 @@ MEDIA_TYPES: dict[str, str] = {
     "vtt": "text/vtt; charset=utf-8",
     "srt": "application/x-subrip; charset=utf-8",
 }
+RESULT_FORMS: dict[str, Any] = {
+    **{kind.split(";")[0]: {"schema": {"type": "string"}} for kind in MEDIA_TYPES.values()},
+    "application/json": {"schema": {"$ref": "#/components/schemas/ResultDocument"}},
+    "application/vnd.activitynet+json": {"schema": {"type": "object", "required": ["version", "results"]}},
+}
 
 
 def read_result(state: ApiState, job: Job) -> dict[str, Any]:

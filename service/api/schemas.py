@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import asdict
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.datastructures import QueryParams
 
+from service.api import examples
 from service.errors import InvalidOptions, MalformedRequest
 from service.jobs.job import Job, Priority
 from service.localization import DetectOptions, Extra
 
 T = TypeVar("T", bound=BaseModel)
-MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-Tag = Annotated[str, Field(pattern=r"^[\w.:/-]{1,64}$")]
+Tag = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:/-]{1,64}$")]
 Seconds = Annotated[float, Field(ge=0, le=1e9)]
 Duration = Annotated[float, Field(gt=0, le=1e9)]
 
@@ -50,16 +49,14 @@ class OptionsAndModel(Options):
 
 
 class VideoReference(Strict):
-    """Exactly one of the two."""
+    """Exactly one of the two: the id of a video that is stored here, or a URL, where those are fetched."""
 
     id: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
     url: Annotated[str, Field(max_length=4096)] | None = None
 
 
 class DetectionBody(Strict):
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"video": {"id": "0" * 64}, "model": "marionette", "options": {"top_k": 20}}]}
-    )
+    model_config = ConfigDict(json_schema_extra={"examples": [examples.BODY]})
     video: VideoReference
     model: str | None = None
     options: Options = Options()
@@ -69,7 +66,7 @@ class DetectionBody(Strict):
     deadline_s: Duration | None = None
 
 
-SEVERAL = {"labels": "labels", "include": "include", "tag": "tags", "tags": "tags"}
+SEVERAL = {"labels": "labels", "include": "include", "tag": "tags"}
 SINGLE = ("model", "min_score", "top_k", "start_s", "end_s", "priority", "timeout_s", "deadline_s")
 
 

@@ -12,6 +12,9 @@ from fastapi import FastAPI
 from service.api.state import ApiState
 from service.settings import Settings
 
+# Longer than clients and proxies keep an idle connection: whoever ends it first may meet a request on its way.
+KEEP_ALIVE_S = 75
+
 
 @dataclass(frozen=True)
 class Address:
@@ -45,9 +48,9 @@ def build(app: FastAPI, config: Settings, address: Address) -> DrainingServer:
         app,
         host=address.host,
         port=address.port,
-        root_path=address.root_path,
         proxy_headers=bool(config.trusted_proxies),
         forwarded_allow_ips=list(config.trusted_proxies),
+        timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=max(1, round(config.drain_s)),
         log_level="warning",
         server_header=False,

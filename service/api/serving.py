@@ -7,8 +7,11 @@ import signal
 import subprocess
 import sys
 import threading
+import time
+from dataclasses import dataclass
 
 from service import configured, settings
+from service.api import request_log
 from service.api.app import create_app
 from service.api.server import Address, build
 from service.jobs.janitor import Janitor
@@ -16,7 +19,6 @@ from service.runtime.session import Device
 
 log = logging.getLogger(__name__)
 JANITOR_EVERY_S = 1.0
-LONGEST_PAUSE_S = 30.0
 # However the API ends, the worker's standard input ends with it, and that is its order to stop.
 WORKER = """
 import os, signal, threading
@@ -31,7 +33,7 @@ main()
 
 def run(address: Address, *, worker: bool, device: Device | None) -> int:
     config = settings.read()
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    request_log.set_up()
     queue, store = configured.open_both(config)
     stop = threading.Event()
     janitor = Janitor(queue, store, configured.retention(config))
@@ -56,24 +58,37 @@ def run(address: Address, *, worker: bool, device: Device | None) -> int:
     return 0 if server.started else 1
 
 
+@dataclass(frozen=True)
+class Pauses:
+    """Before a worker starts again: each is twice the one before, until one has lived for `healthy_s`."""
+
+    first_s: float = 1.0
+    longest_s: float = 30.0
+    healthy_s: float = 60.0
+
+
 class WorkerKeeper:
     """Starts a worker again whenever it ends, after a pause that grows, and ends it with the API."""
 
-    def __init__(self, command: list[str], stop: threading.Event, drain_s: float) -> None:
+    def __init__(self, command: list[str], stop: threading.Event, drain_s: float, pauses: Pauses | None = None) -> None:
         self._command, self._stop, self._drain_s = command, stop, drain_s
+        self._pauses = pauses or Pauses()
 
     def run(self) -> None:
-        pause_s = 1.0
+        pause_s = self._pauses.first_s
         while not self._stop.is_set():
-            worker = subprocess.Popen(self._command, stdin=subprocess.PIPE)
-            while worker.poll() is None and not self._stop.wait(0.2):
-                pass
-            if self._stop.is_set():
-                self._end(worker)
-                return
+            began_s = time.monotonic()
+            with subprocess.Popen(self._command, stdin=subprocess.PIPE) as worker:
+                while worker.poll() is None and not self._stop.wait(0.2):
+                    pass
+                if self._stop.is_set():
+                    self._end(worker)
+                    return
+            if time.monotonic() - began_s >= self._pauses.healthy_s:
+                pause_s = self._pauses.first_s
             log.error("the worker ended with status %s; another one starts in %g s", worker.returncode, pause_s)
             self._stop.wait(pause_s)
-            pause_s = min(LONGEST_PAUSE_S, pause_s * 2)
+            pause_s = min(self._pauses.longest_s, pause_s * 2)
 
     def _end(self, worker: subprocess.Popen[bytes]) -> None:
         if worker.poll() is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -19,7 +20,8 @@ from service.api.state import ApiState
 from service.errors import IncompleteUpload, MalformedRequest, UploadTimeout, VideoTooLarge
 from service.jobs.artifacts import Artifact
 
-SILENCE_S = 30.0
+# What stays below this after the longest silence is ended: a trickle would hold its connection for days.
+SLOWEST_BYTES_PER_S = 1024
 OPTIONS_BYTES = 1024 * 1024
 JSON_BYTES = 1024 * 1024
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -41,10 +43,13 @@ def length_of(request: Request) -> int | None:
     return int(text)
 
 
-async def blocks(request: Request, silence_s: float = SILENCE_S) -> AsyncIterator[bytes]:
-    """The body; raises UploadTimeout where nothing comes, IncompleteUpload where it breaks off."""
-    stream = aiter(request.stream())
+async def blocks(request: Request, silence_s: float) -> AsyncIterator[bytes]:
+    """The body; raises UploadTimeout where nothing or too little comes, IncompleteUpload where it breaks off."""
+    stream, began_s, received = aiter(request.stream()), time.monotonic(), 0
     while True:
+        took_s = time.monotonic() - began_s
+        if took_s > silence_s and received < took_s * SLOWEST_BYTES_PER_S:
+            raise UploadTimeout(f"{received} bytes came in {took_s:.0f} s; {SLOWEST_BYTES_PER_S} a second are needed")
         try:
             with anyio.fail_after(silence_s):
                 block = await anext(stream)
@@ -55,15 +60,16 @@ async def blocks(request: Request, silence_s: float = SILENCE_S) -> AsyncIterato
         except ClientDisconnect:
             raise IncompleteUpload("the connection ended before the body did") from None
         if block:
+            received += len(block)
             yield block
 
 
-async def read_small(request: Request, limit: int = JSON_BYTES) -> bytes:
+async def read_small(request: Request, silence_s: float) -> bytes:
     body = bytearray()
-    async for block in blocks(request):
+    async for block in blocks(request, silence_s):
         body += block
-        if len(body) > limit:
-            raise MalformedRequest(f"a JSON body has at most {limit} bytes")
+        if len(body) > JSON_BYTES:
+            raise MalformedRequest(f"a JSON body has at most {JSON_BYTES} bytes")
     return bytes(body)
 
 
@@ -76,7 +82,7 @@ async def receive(request: Request, state: ApiState, form: bool) -> Upload:
     parts = FormParts(request.headers["content-type"]) if form else None
     received = 0
     with state.store.writer("video", limit) as writer:
-        async for block in blocks(request):
+        async for block in blocks(request, state.config.upload_silence_s):
             data = parts.feed(block) if parts else block
             received += len(block)
             if data:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Sequence
 
@@ -11,6 +12,8 @@ from prometheus_client.registry import Collector
 from service.errors import QueueUnavailable
 from service.jobs.artifacts import ArtifactStore
 from service.jobs.queue import JobQueue, QueueStats, WorkerRecord
+
+log = logging.getLogger(__name__)
 
 
 class QueueGauges(Collector):
@@ -26,12 +29,14 @@ class QueueGauges(Collector):
     def collect(self) -> Iterator[GaugeMetricFamily]:
         try:
             stats, workers = self._queue.stats(), self._queue.workers()
-        except QueueUnavailable:
+            found = [*_of_jobs(stats), *_of_workers(workers)]
+        except Exception as error:
+            if not isinstance(error, QueueUnavailable):
+                log.exception("the queue's gauges cannot be read")
             yield _gauge("tal_queue_up", "Whether the job queue answers.", 0)
             return
         yield _gauge("tal_queue_up", "Whether the job queue answers.", 1)
-        yield from _of_jobs(stats)
-        yield from _of_workers(workers)
+        yield from found
         yield from self._of_store()
 
     def _of_store(self) -> Iterator[GaugeMetricFamily]:

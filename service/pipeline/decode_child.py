@@ -29,9 +29,9 @@ import av.logging
 from service.errors import (
     DecodeOutOfMemory,
     DecoderCrashed,
+    FrameTooLarge,
     InvalidOptions,
     TalError,
-    VideoTooLarge,
     VideoTooLong,
     ZeroFrames,
 )
@@ -260,13 +260,13 @@ def _refuse_oversized(header: VideoHeader, limits: DecodeLimits) -> None:
         )
     for width, height in (header.stored_px, header.display_px):
         if width * height > limits.max_frame_px:
-            raise VideoTooLarge(f"a frame is {width}x{height} px; accepted are up to {limits.max_frame_px} pixels")
+            raise FrameTooLarge(f"a frame is {width}x{height} px; accepted are up to {limits.max_frame_px} pixels")
 
 
 def _output_size(view: FrameView, header: VideoHeader, limits: DecodeLimits) -> tuple[int, int]:
     for width, height in (view.scaled_size(header.display_px), view.output_size(header.display_px)):
         if width * height > limits.max_frame_px:
-            raise VideoTooLarge(
+            raise FrameTooLarge(
                 f"the model's view of the video is {width}x{height} px; accepted are up to {limits.max_frame_px} pixels"
             )
     return view.output_size(header.display_px)

@@ -40,7 +40,11 @@ _CHILD_ENVIRONMENT = {
     "MALLOC_TRIM_THRESHOLD_": str(256 * 1024 * 1024),
 }
 _MESSAGE_LIMIT_BYTES = 1024 * 1024
-_TOLD_KINDS: list[type[errors.TalError]] = [*errors.VideoError.__subclasses__(), errors.InvalidOptions]
+_TOLD_KINDS: list[type[errors.TalError]] = [
+    *errors.VideoError.__subclasses__(),
+    errors.FrameTooLarge,
+    errors.InvalidOptions,
+]
 _TOLD_ERRORS = {kind.code: kind for kind in _TOLD_KINDS}
 
 Message = dict[str, Any]

@@ -24,7 +24,7 @@ from av.packet import Packet
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
-from service.errors import CorruptVideo, VideoTooLarge
+from service.errors import CorruptVideo, FrameTooLarge
 from service.pipeline.containers import VideoHeader, best_video_stream, open_container, packets_of
 from service.pipeline.edit_lists import edit_lists_are_trivial
 from service.pipeline.frame_views import Orientation, Pixels
@@ -201,7 +201,7 @@ class PyAvDecoder:
 
     def _to_rgb(self, frame: av.VideoFrame) -> Pixels:
         if frame.width * frame.height > self._max_frame_px:
-            raise VideoTooLarge(
+            raise FrameTooLarge(
                 f"a frame is {frame.width}x{frame.height} px; accepted are up to {self._max_frame_px} pixels"
             )
         if (frame.width, frame.height) != self._shown_px:

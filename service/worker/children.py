@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Sequence
 
-from service.worker.child import CHILD_COMMAND, Child, ExecutorSetup, Message
+from service.worker.child import BURIAL_S, CHILD_COMMAND, Child, ExecutorSetup
+from service.worker.messages import Message
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 60.0
+# Loading is no job: a process that starts on a busy machine, or reads a large graph, may be silent for so long.
+LEAST_LOAD_S = 60.0
+
+log = logging.getLogger("tal.worker")
 
 
 class Children:
@@ -36,8 +42,13 @@ class Children:
         return self._start_at_s if self.current is None else math.inf
 
     def start_if_due(self) -> None:
-        if self.current is None and time.monotonic() >= self._start_at_s:
+        if self.current is not None or time.monotonic() < self._start_at_s:
+            return
+        try:
             self.current = self._start(self._setup)
+        except OSError as error:
+            self._back_off()
+            log.error("no model process can be started now: %s", error)
 
     def heard(self, child: Child, messages: Sequence[Message]) -> None:
         self._heard_s[child] = time.monotonic()
@@ -46,8 +57,13 @@ class Children:
 
     def silent(self) -> list[Child]:
         """Those that load models and have said nothing for too long; a job's silence is watched elsewhere."""
-        limit_s = time.monotonic() - self._stall_s
-        return [child for child in self.living if not child.ready and self._heard_s[child] < limit_s]
+        limit_s = time.monotonic() - max(self._stall_s, LEAST_LOAD_S)
+        waiting = [child for child in self.living if not child.ready and child.killed_for is None]
+        return [child for child in waiting if self._heard_s[child] < limit_s]
+
+    def unburied(self) -> list[Child]:
+        """Those that were killed long ago and yet have not told their end: something still holds their socket."""
+        return [child for child in self.living if time.monotonic() >= child.killed_at_s + BURIAL_S]
 
     def lose(self, child: Child) -> str:
         """One is dead: the next start waits longer each time, until one becomes ready. Tells how it ended."""
@@ -57,9 +73,8 @@ class Children:
             self.successor = None
             return cause
         was_ready, self.current = child.ready, None
-        self._start_at_s = time.monotonic() + (0.0 if was_ready else self._pause_s)
         if not was_ready:
-            self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
+            self._back_off()
         return cause
 
     def reload(self) -> None:
@@ -79,6 +94,10 @@ class Children:
         for child in self.living:
             self._end(child)
         self.current = self.successor = None
+
+    def _back_off(self) -> None:
+        self._start_at_s = time.monotonic() + self._pause_s
+        self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
 
     def _start(self, setup: ExecutorSetup) -> Child:
         child = Child(setup, self._command)

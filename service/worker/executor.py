@@ -24,14 +24,15 @@ from models import bundle as bundles
 from models.bundle import BundleError
 from models.manifest import Manifest
 from service import formats
-from service.errors import InvalidBundle, ModelError, ModelNotFound, TalError
+from service.errors import InferenceFailed, InvalidBundle, ModelError, ModelNotFound, TalError
 from service.jobs.local_store import LocalStore
 from service.localization import DetectOptions, Localization, Progress
 from service.pipeline.feature_cache import FeatureCache
 from service.pipeline.pipeline import localize
 from service.runtime import loaded_model
 from service.runtime.loaded_model import LoadedModel
-from service.worker.child import ExecutorSetup, Message
+from service.worker.child import ExecutorSetup
+from service.worker.messages import Message
 from service.worker.stored_features import StoredFeatures
 from service.worker.warm_up import warm_up
 
@@ -106,6 +107,9 @@ class ModelShelf:
             raise InvalidBundle(str(error)) from error
         return _described(bundle.manifest, bundle.sha256, loaded.info.provider if loaded else None)
 
+    def is_on_gpu(self, name: str) -> bool:
+        return name in self._loaded and _is_gpu(self._loaded[name].info.provider)
+
     def _load(self, name: str) -> LoadedModel:
         folder = Path(self._setup.models[name])
         model = loaded_model.load(folder, self._setup.runtime, trusted_torch=self._setup.trusted_torch)
@@ -138,7 +142,9 @@ def work(supervisor: Supervisor, shelf: ModelShelf, setup: ExecutorSetup, messag
     except Canceled:
         supervisor.send("canceled", job=job_id)
     except Exception as error:  # noqa: BLE001  (a defect of ours costs the job, not the process)
-        supervisor.send("failed", job=job_id, **_told(error))
+        # After an error of its driver a process can often use the GPU no more.
+        suspect = isinstance(error, InferenceFailed) and shelf.is_on_gpu(message["model"])
+        supervisor.send("failed", job=job_id, gpu_suspect=suspect, **_told(error))
 
 
 def _answer(supervisor: Supervisor, shelf: ModelShelf, setup: ExecutorSetup, message: Message) -> dict[str, Any]:
@@ -166,15 +172,20 @@ def _document(message: Message, result: Localization) -> dict[str, Any]:
     document = {"id": message["job"], **formats.as_document(result)}
     document["video"]["sha256"] = message["sha256"]
     return {
-        "text": json.dumps(document, ensure_ascii=False, allow_nan=False),
+        # Half a surrogate pair, as odd file names bring it, cannot be stored.
+        "text": json.dumps(document, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace").decode(),
         "stages_s": result.timings_s,
         "video_s": result.video.duration_s,
         "frames": result.video.num_frames,
         "decoder": str(result.details.get("decoder", "")),
         "segments": len(result.segments),
         "features": result.details.get("features"),
-        "halved": bool(result.details.get("batch")),
+        "gpu_oom": bool(result.details.get("batch")) and _is_gpu(result.model.provider),
     }
+
+
+def _is_gpu(provider: str) -> bool:
+    return "CUDA" in provider
 
 
 def _features(setup: ExecutorSetup, video_key: str) -> FeatureCache | None:

@@ -7,11 +7,13 @@ import time
 from dataclasses import dataclass, field
 from typing import Literal
 
-from service.errors import DeadlinePassed, JobTimeout, TalError, WorkerOutOfMemory, WorkerStalled
+from service.errors import DeadlinePassed, JobTimeout, TalError, WorkerCrashed, WorkerOutOfMemory, WorkerStalled
 from service.jobs.job import Failure, Job
 from service.jobs.queue import Claim, Ended, Failed, HandedBack, Outcome
 from service.localization import Progress
-from service.worker.child import Child, Message
+from service.worker.child import Child
+from service.worker.lease import Lease
+from service.worker.messages import Message
 
 MIB = 1024 * 1024
 # How long a job may take to heed a cancel before its process is killed.
@@ -43,6 +45,7 @@ class JobRun:
     claim: Claim
     child: Child
     limits: Limits
+    lease: Lease
     began_s: float = field(default_factory=time.monotonic)
     heard_s: float = field(default_factory=time.monotonic)
     told_s: float = -math.inf
@@ -74,14 +77,15 @@ class JobRun:
         )
 
     def stop(self, verdict: Verdict) -> None:
-        """The first verdict counts; a later one that cannot wait only makes the end come sooner."""
+        """The first verdict counts, unless the job is lost; a later one that cannot wait makes the end come sooner."""
         now_s = time.monotonic()
         if self.verdict is None:
-            self.verdict = verdict
             self.kill_at_s = now_s + CANCEL_GRACE_S
             self.child.send({"kind": "cancel", "job": self.job.id})
+        if self.verdict is None or verdict.outcome is None:
+            self.verdict = verdict
         if verdict.at_once:
-            self.kill_at_s = now_s
+            self.kill_at_s = min(self.kill_at_s, now_s)
 
     def watch(self) -> Verdict | None:
         """What speaks against going on: its time, its silence, its memory."""
@@ -102,6 +106,19 @@ class JobRun:
             return Verdict("oom", Failed(failure_of(oom)), at_once=True)
         return None
 
+    def outcome_of(self, message: Message) -> Outcome | None:
+        """How the job ends that its process ended without a result: by the verdict, if there is one."""
+        if self.verdict:
+            return self.verdict.outcome
+        if message["kind"] == "canceled":
+            return HandedBack()  # nobody asked for it: never seen, and then nothing is lost
+        return Failed(Failure(message["code"], message["message"], message["retryable"]))
+
+    def outcome_of_death(self, cause: str) -> Outcome | None:
+        if self.verdict:
+            return self.verdict.outcome
+        return Failed(failure_of(WorkerCrashed(f"The process that ran the model died ({cause})")))
+
     def hear(self, message: Message) -> Progress | None:
         """Progress worth passing on: every new stage, else a few a second."""
         self.heard_s = time.monotonic()
@@ -112,6 +129,14 @@ class JobRun:
             return None
         self.stage, self.told_s = message["stage"], self.heard_s
         return Progress(message["stage"], message["done"], message["total"])
+
+
+def describe(outcome: Outcome) -> str:
+    if isinstance(outcome, Failed):
+        return f"failed: {outcome.failure.message} [{outcome.failure.code}]"
+    if isinstance(outcome, Ended):
+        return outcome.state
+    return "handed back" if isinstance(outcome, HandedBack) else "succeeded"
 
 
 def failure_of(error: TalError) -> Failure:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping
 from importlib import metadata
-from typing import Any
+from typing import Any, Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from service.errors import TalError, VideoError
 from service.jobs.job import Job
 from service.jobs.queue import Ended, Failed, HandedBack, Outcome, Succeeded
-from service.worker.child import Message
+from service.worker.messages import Message
+
+RestartReason = Literal["crash", "oom", "stall", "timeout", "cancel", "lease", "drain", "cuda", "reload"]
 
 _SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900, 1800, 3600, 7200)
 _FACTORS = (0.1, 0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128)
@@ -52,8 +54,8 @@ class WorkerMetrics:
         )
         self.redeliveries = Counter("tal_job_redeliveries", "Jobs taken that had been handed out before", **add)
         self.lease_lost = Counter("tal_lease_lost", "Jobs lost to another worker", **add)
-        self.restarts = Counter("tal_worker_restarts", "Ends of model processes", ["reason"], **add)
-        self.gpu_oom = Counter("tal_gpu_oom", "Times that the GPU's memory did not suffice", **add)
+        self._restarts = Counter("tal_worker_restarts", "Ends of model processes", ["reason"], **add)
+        self._gpu_oom = Counter("tal_gpu_oom", "Jobs whose batches were halved for want of GPU memory", **add)
         build = Gauge("tal_build_info", "Version of this service", ["version", "python"], **add)
         build.labels(metadata.version("tal-service"), platform.python_version()).set(1)
 
@@ -86,11 +88,14 @@ class WorkerMetrics:
         self._segments.observe(done["segments"])
         if features := done["features"]:
             self._cache.labels({"cached": "hit", "kept": "miss"}.get(features, "not_kept")).inc()
-        if done["halved"]:
-            self.gpu_oom.inc()
+        if done["gpu_oom"]:
+            self._gpu_oom.inc()
 
-    def reloaded(self, outcome: str) -> None:
+    def reloaded(self, outcome: Literal["succeeded", "failed"]) -> None:
         self._reloads.labels(outcome).inc()
+
+    def restarted(self, reason: RestartReason) -> None:
+        self._restarts.labels(reason).inc()
 
     def serves(self, models: Mapping[str, Mapping[str, Any]]) -> None:
         self._models.clear()

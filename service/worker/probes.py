@@ -2,29 +2,56 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from service.errors import InvalidOptions
+
 Answer = tuple[int, bytes]
 METRICS = "/metrics"
 
+log = logging.getLogger("tal.worker")
 
-class ProbeServer:
-    """`answers` maps paths to what gives their answer; port 0 takes any that is free."""
 
-    def __init__(self, port: int, answers: dict[str, Callable[[], Answer]]) -> None:
-        self._server = ThreadingHTTPServer(("", port), _responder(answers))
-        self._server.daemon_threads = True
-        self.port = self._server.server_address[1]
-        threading.Thread(target=self._server.serve_forever, daemon=True, name="probes").start()
+@contextlib.contextmanager
+def serving(port: int | None, answers: dict[str, Callable[[], Answer]]) -> Iterator[int | None]:
+    """`answers` maps paths to what gives their answer; port None serves nothing, 0 takes any that is free."""
+    if port is None:
+        yield None
+        return
+    try:
+        server = ThreadingHTTPServer(("", port), _responder(answers))
+    except OSError as error:
+        raise InvalidOptions(f"port {port} for metrics cannot be had: {error.strerror or error}") from None
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True, name="probes").start()
+    try:
+        yield server.server_address[1]
+    finally:
+        server.shutdown()
+        server.server_close()
 
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+
+def probed(trouble: str | None) -> Answer:
+    return (503, f"{trouble}\n".encode()) if trouble else (200, b"ok\n")
+
+
+def _not_found() -> Answer:
+    return 404, b"not found\n"
+
+
+def _answer(ask: Callable[[], Answer]) -> Answer:
+    try:
+        return ask()
+    except Exception:
+        log.exception("a probe failed")
+        return 500, b"a defect; see the log\n"
 
 
 def _responder(answers: dict[str, Callable[[], Answer]]) -> type[BaseHTTPRequestHandler]:
@@ -33,7 +60,7 @@ def _responder(answers: dict[str, Callable[[], Answer]]) -> type[BaseHTTPRequest
 
         def do_GET(self) -> None:
             path = self.path.partition("?")[0]
-            status, body = answers.get(path, lambda: (404, b"not found\n"))()
+            status, body = _answer(answers.get(path, _not_found))
             kind = CONTENT_TYPE_LATEST if path == METRICS else "text/plain; charset=utf-8"
             self.send_response(status)
             self.send_header("Content-Type", kind)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import secrets
 import socket
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,12 +17,15 @@ from models import bundle as bundles
 from models.bundle import BundleError
 from service import configured, settings
 from service.errors import InvalidOptions
+from service.jobs.janitor import Janitor
 from service.jobs.job import PRIORITIES, Priority
 from service.runtime.session import Device
 from service.settings import MIB, Settings
 from service.worker.child import ExecutorSetup
 from service.worker.job_run import Limits
 from service.worker.supervisor import Supervisor, WorkerSetup, log
+
+JANITOR_END_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -37,10 +42,24 @@ class WorkerCall:
 def run(call: WorkerCall) -> int:
     config = settings.read()
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    supervisor = Supervisor(
-        configured.open_queue(config), configured.open_store(config), worker_setup(call, config), finder(call, config)
-    )
-    return supervisor.run()
+    queue, store = configured.open_both(config)
+    with contextlib.closing(queue):
+        supervisor = Supervisor(queue, store, worker_setup(call, config), finder(call, config))
+        with housekeeping(Janitor(queue, store, configured.retention(config)), queue.policy.lease_s / 3):
+            return supervisor.run()
+
+
+@contextlib.contextmanager
+def housekeeping(janitor: Janitor, every_s: float) -> Iterator[None]:
+    """In a thread of its own, since a sweep of a large store takes long."""
+    stop = threading.Event()
+    thread = threading.Thread(target=janitor.run_forever, args=(stop, every_s), daemon=True, name="janitor")
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(JANITOR_END_S)
 
 
 def worker_setup(call: WorkerCall, config: Settings) -> WorkerSetup:

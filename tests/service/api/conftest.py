@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,8 @@ class Api:
         return [path for part in parts for path in (self.store.folder / part).rglob("*") if path.is_file()]
 
     def beat(self) -> None:
-        models = {"marionette": {"name": "marionette", "version": "1.0.0", "labels": LABELS}}
+        described = {"name": "marionette", "version": "1.0.0", "sha256": "0" * 64, "licence": "MIT", "labels": LABELS}
+        models = {"marionette": described}
         self.queue.beat(WorkerRecord("w", "here", 1, time.time(), True, models, ("high", "normal", "low")))
 
     def take(self) -> Claim:
@@ -85,22 +87,53 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return video_samples.write(path, video_samples.Sample(video_samples.steady(25))).read_bytes()
 
 
-@pytest.fixture
-def api(tmp_path: Path) -> Iterator[Api]:
-    config = Settings(home=tmp_path, min_free_disk_mib=0, wait_s=5.0, max_video_mib=1, drain_s=2.0, max_queued_jobs=20)
+@contextmanager
+def serving(config: Settings, *, address: Address | None = None) -> Iterator[Api]:
+    """A server in a thread of this process, as long as the block."""
+    address = address or Address(port=0)
     queue, store = configured.open_both(config)
-    server = build(create_app(config, queue, store), config, Address(port=0))
+    server = build(create_app(config, queue, store, root_path=address.root_path), config, address)
     thread = threading.Thread(target=server.run)
     thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        time.sleep(0.01)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as http:
-        api = Api(config, queue, store, server, http)
-        api.beat()
+    try:
+        while not server.started:
+            assert thread.is_alive()
+            time.sleep(0.01)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as http:
+            api = Api(config, queue, store, server, http)
+            api.beat()
+            yield api
+    finally:
+        server.should_exit = True
+        thread.join(20)
+        assert not thread.is_alive()
+        queue.close()
+
+
+def modest(home: Path) -> Settings:
+    return Settings(home=home, min_free_disk_mib=0, wait_s=5.0, max_video_mib=1, drain_s=2.0, max_queued_jobs=20)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Settings:
+    return modest(tmp_path)
+
+
+@pytest.fixture
+def api(config: Settings) -> Iterator[Api]:
+    with serving(config) as api:
         yield api
-    server.should_exit = True
-    thread.join(20)
-    assert not thread.is_alive()
-    queue.close()
+
+
+@pytest.fixture(scope="session")
+def running_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    with serving(modest(tmp_path_factory.mktemp("shared"))) as api:
+        yield api
+
+
+@pytest.fixture
+def shared_api(running_api: Api) -> Api:
+    """One server for all tests that leave neither a waiting job nor a changed service behind."""
+    running_api.beat()
+    return running_api

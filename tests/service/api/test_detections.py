@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from service.jobs.job import Failure
-from service.jobs.queue import Failed
+from service.errors import QueueUnavailable
+from service.jobs.job import Failure, Job
+from service.jobs.queue import Ended, Failed, Outcome
 from tests.service.api.conftest import Api
 
 
@@ -19,18 +20,18 @@ def _raw(**headers: str) -> dict[str, str]:
     return {"Content-Type": "video/mp4", **headers}
 
 
-def test_a_form_in_either_order_is_answered_with_segments_once_a_worker_is_done(api: Api, clip: bytes) -> None:
+def test_a_form_in_either_order_is_answered_with_segments_once_a_worker_is_done(shared_api: Api, clip: bytes) -> None:
     options = ("options", (None, '{"top_k": 3}', "application/json"))
     video = ("video", ("a.mp4", clip, "video/mp4"))
     for parts in ([options, video], [video, options]):
-        working = api.work()
-        answered = api.http.post("/v1/detections", files=parts)
+        working = shared_api.work()
+        answered = shared_api.http.post("/v1/detections", files=parts)
         working.join()
         assert answered.status_code == 200, answered.text
         document = answered.json()
         assert document["segments"][0]["label"] == "bow"
         assert document["video"]["name"] == "a.mp4"
-        job = api.http.get(f"/v1/jobs/{document['id']}").json()
+        job = shared_api.http.get(f"/v1/jobs/{document['id']}").json()
         assert job["options"] == {"top_k": 3}
         assert job["video"]["id"] == document["video"]["id"]
 
@@ -64,13 +65,13 @@ def test_a_stored_video_is_asked_for_again_by_its_id(api: Api, clip: bytes) -> N
     assert answered.json()["options"] == {"min_score": 0.5}
 
 
-def test_a_failure_in_time_is_the_problem_of_its_code(api: Api, clip: bytes) -> None:
-    working = api.work(Failed(Failure("zero_frames", "no frame")))
-    answered = api.http.post("/v1/detections", content=clip, headers=_raw())
+def test_a_failure_in_time_is_the_problem_of_its_code(shared_api: Api, clip: bytes) -> None:
+    working = shared_api.work(Failed(Failure("zero_frames", "no frame")))
+    answered = shared_api.http.post("/v1/detections", content=clip, headers=_raw())
     working.join()
     assert answered.status_code == 422
     assert (answered.json()["code"], answered.json()["detail"]) == ("zero_frames", "no frame")
-    assert api.http.get(f"/v1/jobs/{answered.json()['job_id']}").json()["state"] == "failed"
+    assert shared_api.http.get(f"/v1/jobs/{answered.json()['job_id']}").json()["state"] == "failed"
 
 
 def test_a_hundred_requests_under_one_key_are_one_job(api: Api, clip: bytes) -> None:
@@ -87,6 +88,47 @@ def test_a_hundred_requests_under_one_key_are_one_job(api: Api, clip: bytes) -> 
     assert (other.status_code, other.json()["code"]) == (422, "idempotency_mismatch")
 
 
+def test_who_waits_while_the_queue_goes_away_is_told_of_the_accepted_job(api: Api, clip: bytes) -> None:
+    def gone(_: str) -> Job:
+        raise QueueUnavailable("gone")
+
+    api.queue.get = gone  # type: ignore[method-assign]
+    working = api.work()
+    answered = api.http.post("/v1/detections", content=clip, headers=_raw())
+    working.join()
+    assert (answered.status_code, answered.json()["state"]) == (202, "queued")
+
+
+def test_a_model_that_is_named_and_the_same_one_by_default_are_one_request(api: Api, clip: bytes) -> None:
+    asked = _raw(Prefer="respond-async", **{"Idempotency-Key": "once"})
+    first = api.http.post("/v1/detections", content=clip, headers=asked)
+    again = api.http.post("/v1/detections?model=marionette", content=clip, headers=asked)
+    assert again.json()["id"] == first.json()["id"]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "status", "code"),
+    [
+        (Failed(Failure("corrupt_video", "said")), 422, "corrupt_video"),
+        (Failed(Failure("job_timeout", "said")), 504, "job_timeout"),
+        (Failed(Failure("worker_crashed", "said")), 500, "worker_crashed"),
+        (Failed(Failure("of_a_later_release", "said")), 500, "of_a_later_release"),
+        (Ended("expired"), 504, "deadline_passed"),
+        (Ended("canceled"), 409, "job_canceled"),
+    ],
+)
+def test_who_waits_is_told_what_the_job_failed_of(
+    shared_api: Api, clip: bytes, outcome: Outcome, status: int, code: str
+) -> None:
+    working = shared_api.work(outcome)
+    answered = shared_api.http.post("/v1/detections", content=clip, headers=_raw())
+    working.join()
+    assert (answered.status_code, answered.json()["code"]) == (status, code)
+    job = shared_api.http.get(answered.headers["location"]).json()
+    assert job["id"] == answered.json()["job_id"]
+    assert job["done"]
+
+
 @pytest.mark.parametrize(
     ("query", "sent", "status", "code"),
     [
@@ -95,6 +137,8 @@ def test_a_hundred_requests_under_one_key_are_one_job(api: Api, clip: bytes) -> 
         ("top_k=0", {}, 422, "invalid_options"),
         ("start_s=9", {}, 422, "invalid_options"),
         ("colour=red", {}, 422, "invalid_options"),
+        ("tags=a", {}, 422, "invalid_options"),
+        ("tag=%C3%A4", {}, 422, "invalid_options"),
         ("", {"headers": _raw(**{"Idempotency-Key": "a b"})}, 400, "malformed_request"),
         ("", {"content": b"text", "headers": {"Content-Type": "text/plain"}}, 415, "unsupported_media"),
         ("", {"content": b"", "headers": _raw()}, 400, "malformed_request"),
@@ -110,20 +154,20 @@ def test_a_hundred_requests_under_one_key_are_one_job(api: Api, clip: bytes) -> 
     ],
 )
 def test_what_cannot_be_done_is_told_as_a_problem(
-    api: Api, clip: bytes, query: str, sent: dict[str, Any], status: int, code: str
+    shared_api: Api, clip: bytes, query: str, sent: dict[str, Any], status: int, code: str
 ) -> None:
     asked = {"content": clip, "headers": _raw(), **sent}
     if "json" in sent or "files" in sent:
         del asked["content"], asked["headers"]
-    answered = api.http.post(f"/v1/detections?{query}", **asked)
+    answered = shared_api.http.post(f"/v1/detections?{query}", **asked)
     assert (answered.status_code, answered.json()["code"]) == (status, code), answered.text
     assert answered.headers["content-type"] == "application/problem+json"
     assert answered.json()["request_id"] == answered.headers["x-request-id"]
 
 
-def test_the_same_option_in_two_places_has_to_agree(api: Api, clip: bytes) -> None:
+def test_the_same_option_in_two_places_has_to_agree(shared_api: Api, clip: bytes) -> None:
     parts = [("video", ("a.mp4", clip)), ("options", (None, json.dumps({"top_k": 3}), "application/json"))]
-    answered = api.http.post("/v1/detections?top_k=4", files=parts)
+    answered = shared_api.http.post("/v1/detections?top_k=4", files=parts)
     assert (answered.status_code, answered.json()["code"]) == (422, "invalid_options")
 
 

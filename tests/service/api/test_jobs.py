@@ -42,18 +42,18 @@ def test_pages_follow_each_other_and_leave_nothing_out(api: Api, clip: bytes) ->
     ("form", "begins"),
     [("json", "{"), ("jsonl", "{"), ("csv", "video,"), ("activitynet", "{"), ("vtt", "WEBVTT"), ("srt", "1\n")],
 )
-def test_a_result_comes_in_every_form(api: Api, clip: bytes, form: str, begins: str) -> None:
-    job = _done(api, clip)
-    answered = api.http.get(f"/v1/jobs/{job}/result", params={"format": form})
+def test_a_result_comes_in_every_form(shared_api: Api, clip: bytes, form: str, begins: str) -> None:
+    job = _done(shared_api, clip)
+    answered = shared_api.http.get(f"/v1/jobs/{job}/result", params={"format": form})
     assert answered.status_code == 200
     assert answered.text.startswith(begins)
 
 
-def test_a_form_may_be_asked_for_by_its_media_type(api: Api, clip: bytes) -> None:
-    job = _done(api, clip)
-    answered = api.http.get(f"/v1/jobs/{job}/result", headers={"Accept": "text/csv"})
+def test_a_form_may_be_asked_for_by_its_media_type(shared_api: Api, clip: bytes) -> None:
+    job = _done(shared_api, clip)
+    answered = shared_api.http.get(f"/v1/jobs/{job}/result", headers={"Accept": "text/csv"})
     assert answered.text.startswith("video,")
-    assert api.http.get(f"/v1/jobs/{job}/result", headers={"Accept": "image/png"}).status_code == 406
+    assert shared_api.http.get(f"/v1/jobs/{job}/result", headers={"Accept": "image/png"}).status_code == 406
 
 
 def test_what_is_not_done_has_no_result_and_stays(api: Api, clip: bytes) -> None:

@@ -49,6 +49,46 @@ def test_nothing_is_removed_while_the_queue_does_not_answer(store, caplog):
     assert "no answer" in caplog.text
 
 
+def test_a_defect_is_told_with_its_trace_and_ends_no_janitor(store, caplog):
+    class Defective(Queue):
+        def sweep(self):
+            super().sweep()
+            raise LookupError("a defect")
+
+        references = None
+
+    store.put("video", b"v")
+    queue, stop = Defective(), threading.Event()
+    thread = threading.Thread(target=Janitor(queue, store, Retention(-1, -1, -1)).run_forever, args=(stop, 0.001))
+    thread.start()
+    while queue.sweeps < 3:
+        stop.wait(0.001)
+    stop.set()
+    thread.join(10)
+    assert "housekeeping of the queue failed: a defect" in caplog.text
+    assert "housekeeping of the store's videos failed: 'NoneType' object" in caplog.text
+    assert "Traceback" in caplog.text
+
+
+def test_a_store_that_takes_long_to_look_through_is_given_rest(store):
+    class Slow(type(store)):
+        looks = 0
+
+        def sweep(self, *_):
+            self.looks += 1
+            stop.wait(0.05)
+            return 0
+
+    queue, stop, slow = Queue(), threading.Event(), Slow(store.folder, 0)
+    thread = threading.Thread(target=Janitor(queue, slow, Retention()).run_forever, args=(stop, 0.001))
+    thread.start()
+    while queue.sweeps < 20:
+        stop.wait(0.001)
+    stop.set()
+    thread.join(10)
+    assert slow.looks == 3
+
+
 def test_it_runs_until_it_is_stopped(store):
     queue, stop = Queue(), threading.Event()
     thread = threading.Thread(target=Janitor(queue, store, Retention()).run_forever, args=(stop, 0.001))

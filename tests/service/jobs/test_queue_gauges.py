@@ -26,6 +26,11 @@ class Silent(Queue):
         raise QueueUnavailable("no answer")
 
 
+class Defective(Queue):
+    def workers(self):
+        return [None]
+
+
 def scrape(queue, folder):
     registry = CollectorRegistry()
     registry.register(QueueGauges(queue, LocalStore(folder)))
@@ -45,3 +50,8 @@ def test_a_scrape_tells_what_waits_and_who_works(tmp_path):
 
 def test_a_queue_that_does_not_answer_is_down_and_the_scrape_succeeds(tmp_path):
     assert scrape(Silent(), tmp_path) == {"tal_queue_up": 0}
+
+
+def test_a_defect_fails_no_scrape_and_is_told_with_its_trace(tmp_path, caplog):
+    assert scrape(Defective(), tmp_path) == {"tal_queue_up": 0}
+    assert "Traceback" in caplog.text
