@@ -7,6 +7,7 @@ import secrets
 import time
 from dataclasses import dataclass, field
 
+import anyio
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -15,6 +16,7 @@ from service.api.error_responses import unforeseen
 from service.api.state import ApiState
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+LINGER_S, LINGER_SILENCE_S = 5.0, 1.0
 METHODS = {"GET", "POST", "DELETE", "HEAD", "OPTIONS", "PUT", "PATCH"}
 
 
@@ -28,6 +30,7 @@ class Exchange:
     body_left: bool
     status: int = 500
     started: bool = False
+    took_s: float | None = None
     began_s: float = field(default_factory=time.perf_counter)
 
     async def take(self) -> Message:
@@ -41,10 +44,26 @@ class Exchange:
             self.status, self.started = message["status"], True
             headers = [*message["headers"], (b"x-request-id", self.request_id.encode())]
             if self.body_left:
-                # Else the rest of a refused body would be taken in, however long that is, and thrown away.
+                # Else the rest of a refused body would be taken in, however long that is.
                 headers.append((b"connection", b"close"))
             message = {**message, "headers": headers}
+        elif not message.get("more_body", False):
+            self.took_s = time.perf_counter() - self.began_s
+            if self.body_left:
+                await self.send({**message, "more_body": True})
+                await self._linger()
+                message = {"type": "http.response.body", "body": b""}
         await self.send(message)
+
+    async def _linger(self) -> None:
+        """Closing on what is still sent would reset the connection, and the answer could be lost with it."""
+        with anyio.move_on_after(LINGER_S):
+            while self.body_left:
+                with anyio.move_on_after(LINGER_SILENCE_S) as silence:
+                    if (await self.take())["type"] == "http.disconnect":
+                        return
+                if silence.cancelled_caught:
+                    return
 
 
 class Observed:
@@ -82,7 +101,8 @@ class Observed:
 
     def _count(self, scope: Scope, exchange: Exchange) -> None:
         """Under the template of its route, since paths are endless."""
-        metrics, took_s = self._state.metrics, time.perf_counter() - exchange.began_s
+        metrics = self._state.metrics
+        took_s = time.perf_counter() - exchange.began_s if exchange.took_s is None else exchange.took_s
         route = getattr(scope.get("route"), "path", "unmatched")
         method = scope["method"] if scope["method"] in METHODS else "other"
         metrics.requests.labels(route, method, str(exchange.status)).inc()

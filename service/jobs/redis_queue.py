@@ -5,6 +5,7 @@ Keys, all of them under `{namespace}:` (with the braces, so that they belong to 
 | key | type | holds |
 |---|---|---|
 | `q:{model}:{priority}` | stream, group `workers` | one entry per job that waits or runs; gone when there is none |
+| `q:{model}:{priority}:again` | stream, group `workers` | the same for jobs whose pause after a failure is over |
 | `streams` | set | the streams that there are |
 | `job:{id}` | hash | the record of a job |
 | `result:{id}` | string | its result, if that is short |

@@ -17,8 +17,13 @@ local function at(...)
   return space .. ':' .. table.concat({...}, ':')
 end
 
+-- Jobs between attempts have a lane of their own: at the end of the common one they would lose their place in the line.
+local function lane(model, priority, again)
+  return at('q', model, priority) .. (again and ':again' or '')
+end
+
 local function stream_of(job)
-  return at('q', job.model, job.priority)
+  return lane(job.model, job.priority, job.again == '1')
 end
 
 local function load(id)

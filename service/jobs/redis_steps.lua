@@ -56,17 +56,18 @@ local function end_pauses()
 end
 
 -- Entries that were handed back, or whose lease lapsed, come before all that wait for their first turn.
-local function first_in(key, ageing_s)
+local function first_in(key, ageing_s, again)
   local last = grouped(key)
   if not last then return nil end
   local pending = redis.call('XPENDING', key, GROUP, 'IDLE', lease_ms, '-', '+', 1)
-  local entry = pending[1] and pending[1][1]
+  local entry, made = pending[1] and pending[1][1], nil
   if not entry then
     local fresh = redis.call('XRANGE', key, '(' .. last, '+', 'COUNT', 1)
     if not fresh[1] then return nil end
     entry = fresh[1][1]
+    made = again and redis.call('HGET', at('job', fresh[1][2][2]), 'created')
   end
-  local rank = tonumber(string.match(entry, '^%d+')) + ageing_s * 1000
+  local rank = (made and made * 1000 or tonumber(string.match(entry, '^%d+'))) + ageing_s * 1000
   if pending[1] then rank = rank - 1e15 end
   return {key = key, entry = entry, rank = rank, front = pending[1] ~= nil}
 end
@@ -75,8 +76,10 @@ local function first_of_all()
   local best = nil
   for _, model in ipairs(args.models) do
     for _, priority in ipairs(args.priorities) do
-      local found = first_in(at('q', model, priority), policy.ageing_s[priority] or 0)
-      if found and (not best or found.rank < best.rank) then best = found end
+      for _, again in ipairs({true, false}) do
+        local found = first_in(lane(model, priority, again), policy.ageing_s[priority] or 0, again)
+        if found and (not best or found.rank < best.rank) then best = found end
+      end
     end
   end
   return best
@@ -215,7 +218,10 @@ function steps.take()
   end
   end_pauses()
   for _, model in ipairs(args.models) do
-    for _, priority in ipairs(args.priorities) do end_lapsed(at('q', model, priority), {}) end
+    for _, priority in ipairs(args.priorities) do
+      end_lapsed(lane(model, priority, false), {})
+      end_lapsed(lane(model, priority, true), {})
+    end
   end
   while true do
     local found = first_of_all()
@@ -257,6 +263,7 @@ local function fail_or_pause(job)
   fail(job, args.failure)
   if job.state ~= 'queued' then return end
   dequeue(job)
+  set(job, {again = '1'})
   local pause_s = policy.retry_delay_s * 2 ^ (job.attempts - 1)
   redis.call('ZADD', at('delayed'), string.format('%.6f', now + pause_s), job.id)
 end

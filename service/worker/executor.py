@@ -72,13 +72,15 @@ class Supervisor:
             raise Canceled
 
     def _listen(self) -> None:
-        for line in self._lines:
-            message: Message = json.loads(line)
-            if message["kind"] == "cancel":
-                self._canceled = message["job"]
-            else:
-                self._jobs.put(message)
-        os._exit(0)
+        try:
+            for line in self._lines:
+                message: Message = json.loads(line)
+                if message["kind"] == "cancel":
+                    self._canceled = message["job"]
+                else:
+                    self._jobs.put(message)
+        finally:  # a supervisor that dies may cut its last line, or leave ours unread, which is an error here
+            os._exit(0)
 
 
 class ModelShelf:

@@ -63,15 +63,19 @@ def measure(
 
 
 def report(loads: list[Load], requests: int) -> str:
-    head = (
-        f"One API process and one worker process on {os.cpu_count()} cores that other programs and the sender share, "
-        f"a tiny model, videos of 24 frames. At most {QUEUED_JOBS} jobs may wait, and a request waits {WAIT_S:g} s."
-    )
-    rates = (
-        f"Rising load: each rate is kept up whatever the answers, each video is new. Memory: {requests} submissions, "
-        "looks, results, lists and bad requests; medians of resident memory, children included."
-    )
-    return "\n".join(["# The service under load", "", head, rates, "", *(load.text() for load in loads)])
+    tables = "\n".join(load.text() for load in loads)
+    return f"""# The service under load
+
+`python -m tests.soak.service_load --redis`: one API process and one worker process on {os.cpu_count()} cores that other
+programs and the sender share, a tiny model, videos of 24 frames. At most {QUEUED_JOBS} jobs may wait, and a request
+waits {WAIT_S:g} s.
+
+Rising load: each rate is kept up whatever the answers, each video is new. 429: the queue is full; 503: too many new
+videos wait to be looked at. Every refusal says when to come again.
+
+Memory: {requests} submissions, looks, results, lists and bad requests; medians of resident memory, children included.
+
+{tables}"""
 
 
 def main() -> int:

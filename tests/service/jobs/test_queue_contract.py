@@ -354,6 +354,19 @@ def test_a_failure_that_can_pass_is_tried_again_after_a_growing_pause(harness: H
     assert queue.get(job.id) == dead
 
 
+def test_a_job_that_is_tried_again_keeps_its_place_before_those_that_came_later(
+    harness: Harness, queue: JobQueue
+) -> None:
+    first = queue.submit(request()).job
+    harness.pass_time(0.005)
+    later, urgent = (queue.submit(request(priority=priority)).job for priority in ("normal", "high"))
+    assert take(queue).job.id == urgent.id
+    queue.settle(take(queue), CRASH)
+    harness.pass_time(POLICY.retry_delay_s * 1.2)
+    assert take(queue).job.id == first.id
+    assert take(queue).job.id == later.id
+
+
 def test_a_failure_that_cannot_pass_ends_the_job(queue: JobQueue) -> None:
     queue.submit(request())
     failed = queue.settle(take(queue), BAD_VIDEO)

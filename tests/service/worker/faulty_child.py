@@ -60,6 +60,7 @@ def answer(supervisor: Any, shelf: Any, setup: Any, message: Any) -> dict[str, A
     if kind in FAULTS:
         FAULTS[kind](supervisor, message["job"], amount)
     if kind == "gpu":
+        be_slow(supervisor, message["job"], amount)
         shelf.is_on_gpu = lambda name: True
         raise InferenceFailed("CUDA error 700: an illegal memory access was encountered")
     answered = REAL_ANSWER(supervisor, shelf, setup, message)

@@ -39,6 +39,15 @@ def test_a_killed_supervisor_takes_its_processes_along_and_another_worker_does_t
     assert place.failures(job)[0]["code"] == "worker_crashed"
 
 
+def test_a_killed_supervisor_takes_along_a_process_that_holds_the_interpreter(place):
+    with place.worker() as worker:
+        job = place.submit("gil-60")
+        wait_until(lambda: place.runs(job))
+        child = worker.child
+        worker.process.kill()
+        wait_until(lambda: gone(child), 2.0)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("drain_s", "signals"), [(0.3, 1), (60.0, 2)])
 def test_a_worker_that_is_told_to_end_hands_its_job_back_uncounted(place, drain_s, signals):

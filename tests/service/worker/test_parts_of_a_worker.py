@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import sys
 import time
 import urllib.request
@@ -122,6 +123,17 @@ def test_a_process_that_is_silent_while_it_loads_is_found_out_and_the_next_start
     assert children.lose(child) == "SIGKILL"
     assert child.killed_for == "stall"
     assert children.wake_at_s > time.monotonic()
+
+
+def test_a_model_process_ends_when_its_supervisor_is_cut_off_amid_a_line():
+    children = Children(setup, 60.0, ())
+    children.start_if_due()
+    child = children.current
+    child._socket.setblocking(True)
+    child._socket.sendall(b'{"kind": ')
+    child._socket.shutdown(socket.SHUT_WR)
+    assert child._process.wait(40) == 0
+    children.close()
 
 
 def test_a_killed_process_whose_socket_another_one_holds_is_given_up(monkeypatch):
