@@ -58,6 +58,7 @@ system-packages:
 fuzz: setup
 	$(BIN)/python -m tests.fuzz.fuzz_video --count 500 --seed 0 --output benchmarks/results/fuzz_video.md
 	$(BIN)/python -m tests.fuzz.fuzz_uploads --seed 0 --output benchmarks/results/fuzz_uploads.md
+	TAL_SCHEMATHESIS_EXAMPLES=200 $(BIN)/python -m pytest tests/service/api/test_schemathesis.py
 
 # Real processes, killed, stopped and starved; a table of what became of the promises (docs/faults.md).
 faults: setup

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
+import subprocess
 import time
+from pathlib import Path
 
 from service.jobs.job import Job
 from tests.faults.deployment import LEASE_S, Deployment, go_on, stop, wait_until
@@ -77,7 +81,7 @@ def stopped_supervisor(service: Deployment, scale: Scale) -> Finding:
     found = Finding("a supervisor stopped for longer than its lease, then let go on", service.backend)
     job_id = submit(service, f"slow-{10 * WORK_S}")
     process = service.members[_place_of(service, job_id)].process
-    stop(process)
+    _stop_between_writes(service, process)
     stopped_at_s = time.time()
     try:
         wait_until(lambda: service.job(job_id).delivery == 2, LEASE_S + 3 * SLACK_S)
@@ -92,6 +96,25 @@ def stopped_supervisor(service: Deployment, scale: Scale) -> Finding:
     found.expect(ended_at_s - again_at_s >= WORK_S, "what the stopped one found was taken as the result")
     found.took([again_at_s - stopped_at_s], LEASE_S + SLACK_S)
     return found
+
+
+def _stop_between_writes(service: Deployment, process: subprocess.Popen[bytes]) -> None:
+    """A process that stands still amid a write to an SQLite file keeps all others from it: that is no promise of ours."""
+    stop(process)
+    while service.backend == "sqlite" and not _is_writable(service.settings.queue_file):
+        go_on(process)
+        time.sleep(0.01)
+        stop(process)
+
+
+def _is_writable(file: Path) -> bool:
+    with contextlib.closing(sqlite3.connect(file, timeout=1.0, isolation_level=None)) as db:
+        try:
+            db.execute("BEGIN IMMEDIATE")
+            db.execute("ROLLBACK")
+        except sqlite3.OperationalError:
+            return False
+    return True
 
 
 def _judge_one(found: Finding, service: Deployment, job: Job) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from service.api import admission
+from service.api import admission, observed
 from service.errors import QueueUnavailable
 from service.jobs.queue import JobFilter
 from service.settings import Settings
@@ -77,7 +77,8 @@ def test_a_body_that_stops_coming_is_given_up_and_its_connection_with_it(impatie
         eventually_empty(api)
 
 
-def test_a_body_that_trickles_is_given_up_too(impatient: Settings) -> None:
+def test_a_body_that_trickles_is_given_up_too(impatient: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(observed, "LINGER_S", 0.5)
     with serving(impatient) as api, Connection(api) as connection:
         connection.send("Content-Type: video/mp4", "Content-Length: 100000")
         with pytest.raises(OSError, match=r"reset|pipe"):

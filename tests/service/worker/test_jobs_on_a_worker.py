@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
+import sqlite3
 import time
 
+import psutil
 import pytest
 
 from service.jobs.queue import StoredResult, Succeeded
@@ -199,7 +202,11 @@ def test_a_video_that_is_gone_or_none_fails_with_its_code(place, worker):
 def test_a_worker_that_lost_its_job_to_another_changes_nothing_of_it(place, worker):
     before, job = worker.metric("tal_lease_lost_total"), place.submit("slow-3")
     place.await_stage(job)
-    worker.process.send_signal(signal.SIGSTOP)
+    with contextlib.closing(sqlite3.connect(place.folder / "queue.db", timeout=30, isolation_level=None)) as db:
+        db.execute("BEGIN IMMEDIATE")  # a worker that is stopped with the file locked keeps it locked
+        worker.process.send_signal(signal.SIGSTOP)
+        wait_until(lambda: psutil.Process(worker.process.pid).status() == psutil.STATUS_STOPPED)
+        db.execute("ROLLBACK")
     try:
         claim = wait_until(lambda: place.queue.take("another", ["bright"], ["normal"]))
     finally:
