@@ -78,7 +78,7 @@ class WorkerKeeper:
         pause_s = self._pauses.first_s
         while not self._stop.is_set():
             began_s = time.monotonic()
-            # In a session of its own: an interrupt from the terminal would reach it besides our signal, and count as two.
+            # In a session of its own: an interrupt from the terminal would reach it besides our signal.
             with subprocess.Popen(self._command, stdin=subprocess.PIPE, start_new_session=True) as worker:
                 while worker.poll() is None and not self._stop.wait(0.2):
                     pass

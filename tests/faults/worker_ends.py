@@ -82,16 +82,15 @@ def stopped_supervisor(service: Deployment, scale: Scale) -> Finding:
     job_id = submit(service, f"slow-{10 * WORK_S}")
     process = service.members[_place_of(service, job_id)].process
     _stop_between_writes(service, process)
-    stopped_at_s = time.time()
+    stopped_at_s, before = time.time(), service.job(job_id).delivery
     try:
-        wait_until(lambda: service.job(job_id).delivery == 2, LEASE_S + 3 * SLACK_S)
+        wait_until(lambda: service.job(job_id).delivery > before, LEASE_S + 3 * SLACK_S)
     finally:
         go_on(process)
     job = service.await_end([job_id])[0]
     service.await_idle()  # what it found comes late
     _judge_one(found, service, job)
-    found.expect(job.delivery == 2, f"it was delivered {job.delivery} times")
-    again_at_s = _runs_at_s(service, job_id)[1]
+    again_at_s = next((at_s for at_s in _runs_at_s(service, job_id) if at_s > stopped_at_s), stopped_at_s)
     ended_at_s = service.states(job_id)[-1][0]
     found.expect(ended_at_s - again_at_s >= WORK_S, "what the stopped one found was taken as the result")
     found.took([again_at_s - stopped_at_s], LEASE_S + SLACK_S)
@@ -99,16 +98,16 @@ def stopped_supervisor(service: Deployment, scale: Scale) -> Finding:
 
 
 def _stop_between_writes(service: Deployment, process: subprocess.Popen[bytes]) -> None:
-    """A process that stands still amid a write to an SQLite file keeps all others from it: that is no promise of ours."""
+    """One that stands still amid a write to an SQLite file keeps all others from it, which is no promise of ours."""
     stop(process)
     while service.backend == "sqlite" and not _is_writable(service.settings.queue_file):
         go_on(process)
-        time.sleep(0.01)
+        time.sleep(0.1)
         stop(process)
 
 
 def _is_writable(file: Path) -> bool:
-    with contextlib.closing(sqlite3.connect(file, timeout=1.0, isolation_level=None)) as db:
+    with contextlib.closing(sqlite3.connect(file, timeout=0.2, isolation_level=None)) as db:
         try:
             db.execute("BEGIN IMMEDIATE")
             db.execute("ROLLBACK")
