@@ -11,4 +11,4 @@ if [ ! -f "$venv/.installed" ] || [ constraints.txt -nt "$venv/.installed" ] || 
 fi
 echo "serving tests on Python $version"
 export TAL_TESTS_WITHOUT_TORCH=1
-"$venv/bin/python" -m pytest tests/service tests/models tests/exporters tests/training -m "not slow" -q -p no:cacheprovider
+"$venv/bin/python" -m pytest tests/service tests/models tests/exporters tests/training -m "not slow and not needs_redis" -q -p no:cacheprovider

@@ -16,6 +16,8 @@ from tests.service.worker.faulty_child import ROOT
 from tests.service.worker.workplace import Workplace, free_port, gone, probe, starting, wait_until
 from tests.support import bundles
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def place(tmp_path):

@@ -15,6 +15,8 @@ from tests.service.worker.faulty_child import NONSENSE
 from tests.service.worker.worker_process import LEASE_S
 from tests.service.worker.workplace import Worker, Workplace, wait_until
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
