@@ -64,10 +64,15 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(tmp_path_factory.mktemp("faults") / "video.mp4", Sample(steady(50)))
 
 
+elsewhere: set[psutil.Process] = set()
+
+
 @pytest.fixture(autouse=True)
 def _leaves_nothing_behind():
     gc.collect()
     open_fds = num_fds()
+    elsewhere.clear()
+    elsewhere.update(psutil.Process().children(recursive=True))
     yield
     gc.collect()
     assert num_fds() <= open_fds + 1  # psutil keeps one for itself
@@ -83,14 +88,8 @@ def num_fds() -> int:
 
 
 def children() -> list[psutil.Process]:
-    """Every process below this one, but for the tracker that multiprocessing keeps once a test has started a pool."""
-    return [child for child in psutil.Process().children(recursive=True) if not is_tracker(child)]
-
-
-def is_tracker(process: psutil.Process) -> bool:
-    with contextlib.suppress(psutil.NoSuchProcess):  # a zombie is no tracker
-        return "multiprocessing.resource_tracker" in " ".join(process.cmdline())
-    return False
+    """Every process below this one that the test started: not the servers and trackers that other tests still use."""
+    return [child for child in psutil.Process().children(recursive=True) if child not in elsewhere]
 
 
 def numbers(reader: VideoReader) -> list[int]:
