@@ -88,6 +88,14 @@ def code_status(code: str) -> int:
     return BY_CODE.get(code) or OTHERS.get(code, 500)
 
 
+# RFC 9110's words; Python's own were older ones before 3.13.
+TITLES = {413: "Content Too Large", 422: "Unprocessable Content"}
+
+
+def title_of(status: int) -> str:
+    return TITLES.get(status) or HTTPStatus(status).phrase
+
+
 def problem(
     request: Request,
     status: int,
@@ -100,7 +108,7 @@ def problem(
 ) -> JSONResponse:
     body = {
         "type": f"urn:tal:problem:{code}",
-        "title": HTTPStatus(status).phrase,
+        "title": title_of(status),
         "status": status,
         "detail": detail,
         "instance": request.url.path,

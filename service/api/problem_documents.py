@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from http import HTTPStatus
 from typing import Any
 
 from pydantic import BaseModel
 
 from service.api import examples
-from service.api.error_responses import MEDIA_TYPE, code_status
+from service.api.error_responses import MEDIA_TYPE, code_status, title_of
 
 SAID = {
     "invalid_options": "top_k: Input should be greater than or equal to 1",
@@ -96,7 +95,7 @@ def example(code: str) -> dict[str, Any]:
     status = code_status(code)
     return {
         "type": f"urn:tal:problem:{code}",
-        "title": HTTPStatus(status).phrase,
+        "title": title_of(status),
         "status": status,
         "detail": SAID[code],
         "instance": "/v1/detections",
@@ -109,7 +108,7 @@ def example(code: str) -> dict[str, Any]:
 def _described(status: int) -> dict[str, Any]:
     pause = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
     return {
-        "description": HTTPStatus(status).phrase,
+        "description": title_of(status),
         "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}, "examples": {}}},
         **({"headers": pause} if status in {429, 503, 507} else {}),
     }
