@@ -40,6 +40,7 @@ from service.formats import Format
 from service.localization import DetectOptions, Extra, Localization
 from service.pipeline.extraction import OnProgress
 from service.pipeline.pipeline import Preset, check_request, localize
+from service.pipeline.segments import check_options
 from service.runtime import loaded_model
 from service.runtime.session import Device
 from service.sink import Sink
@@ -137,6 +138,8 @@ def detect(
             raise InvalidOptions("--device and --preset are for models that run here; the service has its own")
         known = remote_detect.known_labels(server, bundle) if labels else ()
         options = DetectOptions(min_score, top_k, _split_labels(labels, known), start, end, _extras(include))
+        if labels:
+            check_options(options, known)
         _detect_at(server, files, Ask(bundle, options), format, output)
         return
     config = settings.read()

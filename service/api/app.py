@@ -39,7 +39,8 @@ def create_app(config: Settings, queue: JobQueue, store: ArtifactStore, *, root_
     for router in (detections.router, jobs.router, models.router, health.router):
         app.include_router(router)
     error_responses.install(app)
-    if config.cors_origins:
+    app.add_middleware(Observed, state=state, root_path=root_path)
+    if config.cors_origins:  # around everything, so that a page can read every error
         app.add_middleware(
             CORSMiddleware,
             allow_origins=list(config.cors_origins),
@@ -47,5 +48,4 @@ def create_app(config: Settings, queue: JobQueue, store: ArtifactStore, *, root_
             allow_headers=["*"],
             expose_headers=["Location", "Retry-After", "ETag", "X-Request-Id", "Idempotency-Replayed"],
         )
-    app.add_middleware(Observed, state=state, root_path=root_path)
     return app

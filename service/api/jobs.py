@@ -14,6 +14,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from service.api import cursors, examples
 from service.api.answers import JobDocument, JobList
 from service.api.detections import RETRY_AFTER_S, fingerprint, read_key
+from service.api.models import known_models, require
 from service.api.problem_documents import problems
 from service.api.results import MEDIA_TYPES, RESULT_FORMS, chosen_format, read_result, written
 from service.api.schemas import job_document
@@ -39,8 +40,8 @@ Filter = Annotated[str | None, Query(min_length=1, max_length=128)]
 JobId = Annotated[str, Path(json_schema_extra={"pattern": f"^{cursors.JOB_ID.pattern}$"}, examples=[examples.JOB_ID])]
 UNCHANGED = {"description": "As it was when the `ETag` was given that stands in `If-None-Match`."}
 RETRY_PROBLEMS = (
-    *("malformed_request", "job_not_found", "video_not_found", "job_not_finished", "video_too_long"),
-    *("idempotency_mismatch", "queue_full", "storage_full", "draining"),
+    *("malformed_request", "job_not_found", "model_not_found", "video_not_found", "job_not_finished"),
+    *("video_too_long", "idempotency_mismatch", "queue_full", "storage_full", "draining"),
 )
 FORMAT = {"name": "format", "in": "query", "schema": {"enum": list(MEDIA_TYPES)}, "example": "json"}
 LAST_EVENT_ID = {"name": "Last-Event-ID", "in": "header", "schema": {"type": "string", "pattern": EVENT_ID.pattern}}
@@ -155,6 +156,7 @@ async def retry_job(job_id: JobId, request: Request) -> Response:
     job = await _find(state, job_id)
     if not job.finished or job.state == "succeeded":
         raise JobNotFinished(f"job {job_id} is {job.state}; a job that ended without success can be retried")
+    require(await state.ask(known_models, state), job.request.model)
     try:
         await state.ask(state.store.touch, "video", job.request.video.key)
     except ArtifactNotFound:

@@ -13,6 +13,7 @@ import typer
 
 from service.client import Ask, AsyncClient, Client
 from service.client.watching import OnProgress
+from service.errors import ModelNotFound
 from service.localization import Localization
 
 # Uploads share one line, and a service works through few videos at a time.
@@ -24,10 +25,14 @@ ServerOption = Annotated[
 
 
 def known_labels(server: str, model: str | None) -> tuple[str, ...]:
-    """The labels of a model of the service, to tell a label with a comma in it from two."""
+    """The labels of a model of the service, or of its default."""
     with Client(server) as client:
         served = client.models()
-    return tuple(label for one in served if model in {None, one.get("name")} for label in one.get("labels", ()))
+    for one in served:
+        if one.get("default") if model is None else one.get("name") == model:
+            return tuple(one.get("labels", ()))
+    there = ", ".join(str(one.get("name")) for one in served) or "none"
+    raise ModelNotFound(f"{server} has no model {model or 'by default'!r}; there are: {there}")
 
 
 def detect_all(

@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from importlib import metadata
 from typing import Any, Literal
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 
 from service.errors import TalError, VideoError
 from service.jobs.job import Job
 from service.jobs.queue import Ended, Failed, HandedBack, Outcome, Succeeded
 from service.worker.messages import Message
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a series more for each counter, which nobody reads
 
 RestartReason = Literal["crash", "oom", "stall", "timeout", "cancel", "lease", "drain", "cuda", "reload"]
 

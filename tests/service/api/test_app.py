@@ -88,6 +88,9 @@ def test_web_pages_may_call_only_where_that_is_allowed(config: Settings) -> None
         assert "X-Request-Id" in seen["access-control-expose-headers"]
         refused = api.http.get("/v1/jobs/none", headers={"Origin": PAGE})
         assert (refused.status_code, refused.headers["access-control-allow-origin"]) == (404, PAGE)
+        api.queue.find = None  # type: ignore[method-assign,assignment]
+        broken = api.http.get("/v1/jobs", headers={"Origin": PAGE})
+        assert (broken.status_code, broken.headers["access-control-allow-origin"]) == (500, PAGE)
         other = api.http.get("/livez", headers={"Origin": "https://other.example"}).headers
         assert "access-control-allow-origin" not in other
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from service.jobs.job import Failure
@@ -73,6 +75,13 @@ def test_a_job_that_failed_is_tried_again_as_another_one(api: Api, clip: bytes) 
     again = api.http.post(f"/v1/jobs/{job}/retry")
     assert (again.status_code, again.json()["retry_of"]) == (202, job)
     assert api.http.post(f"/v1/jobs/{again.json()['id']}/retry").status_code == 409
+
+
+def test_a_job_of_a_model_that_is_no_more_is_not_tried_again(api: Api, clip: bytes) -> None:
+    request = replace(api.queue.get(api.submit(clip)["id"]).request, model="gone")
+    old = api.queue.cancel(api.queue.submit(request).job.id)
+    again = api.http.post(f"/v1/jobs/{old.id}/retry")
+    assert (again.status_code, again.json()["code"]) == (404, "model_not_found")
 
 
 def test_events_go_on_behind_the_last_one_seen_also_of_a_finished_job(api: Api, clip: bytes) -> None:

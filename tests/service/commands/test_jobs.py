@@ -22,6 +22,17 @@ def test_detect_uploads_and_prints_what_the_service_found_in_the_order_of_the_fi
     assert done.stderr.splitlines()[-1] == "2 of 3 videos done, 1 failed"
 
 
+def test_a_label_or_model_that_the_service_lacks_is_told_before_anything_is_uploaded(tmp_path: Path) -> None:
+    served = {"models": [{"name": "m", "default": True, "labels": ["bow", "clap"]}]}
+    with serving(lambda asked: asked.answer(200, served)) as fake:
+        label = tal(tmp_path, "detect", tmp_path / "a.mp4", "--labels", "wave", TAL_SERVER=fake.url)
+        model = tal(tmp_path, "detect", tmp_path / "a.mp4", "--labels", "bow", "-b", "n", TAL_SERVER=fake.url)
+    assert label.returncode == model.returncode == 2
+    assert "wave" in label.stderr
+    assert "[invalid_options]" in label.stderr
+    assert "there are: m [model_not_found]" in model.stderr
+
+
 def test_jobs_are_listed_and_watched(tmp_path: Path) -> None:
     with serving(lambda asked: asked.answer(200, {"jobs": [job()], "next_cursor": None})) as fake:
         listed = tal(tmp_path, "jobs", "list", "--server", fake.url)
