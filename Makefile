@@ -6,11 +6,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PACKAGES := ffmpeg redis-server
+CONTAINER_PACKAGES := docker.io docker-compose iptables debootstrap
+TEST_PROCESSES ?= 2
 MARIONETTE ?= build/marionette
 # The newest of them; OTHER_PYTHONS="$$(python3 tests/pythons/find_pythons.py)" runs on each that is there.
 OTHER_PYTHONS ?= $(lastword $(shell $(PYTHON) tests/pythons/find_pythons.py))
 
-.PHONY: demo test check fix setup system-packages test-serving fuzz faults soak bench bench-exports bench-marionette marionette bundle schema clean
+.PHONY: demo test check fix setup system-packages test-serving fuzz faults soak hosts containers container-packages bench bench-exports bench-marionette marionette bundle schema clean
 
 # The serving half alone, and a look at what it does: no torch, no ffmpeg.
 demo: .venv-demo/.installed
@@ -33,7 +35,7 @@ $(STAMP): pyproject.toml constraints.txt
 test: setup
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! { command -v ffprobe && command -v redis-server; } >/dev/null; then \
 		$(MAKE) system-packages; fi
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
 	$(MAKE) test-serving
 
 # The serving half, installed without the development tools, on the newest other Python that is present.
@@ -64,6 +66,23 @@ fuzz: setup
 # Real processes, killed, stopped and starved; a table of what became of the promises (docs/faults.md).
 faults: setup
 	$(BIN)/python -m tests.faults.run --scale full --output benchmarks/results/faults.md
+
+# Two hosts without a shared folder, in network namespaces; where there may be none, that is printed and no failure.
+hosts: setup
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! command -v redis-server >/dev/null; then \
+		$(MAKE) system-packages; fi
+	$(BIN)/python -m tests.hosts.run --output benchmarks/results/hosts.md
+
+# The images built and the stack run, hurt and taken down; where no engine can be started, that is printed and no failure.
+containers: setup
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! { command -v docker && command -v docker-compose && command -v debootstrap; } >/dev/null; then \
+		$(MAKE) container-packages; fi
+	$(BIN)/python -m tests.containers.run --output benchmarks/results/containers.md
+
+container-packages:
+	@if [ "$$(id -u)" != 0 ]; then echo "as root: apt-get install --no-install-recommends $(CONTAINER_PACKAGES)"; exit 1; fi
+	apt-get update -qq
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(CONTAINER_PACKAGES)
 
 soak: setup
 	$(BIN)/python -m tests.soak.memory --fps 30 --output benchmarks/results/memory.md

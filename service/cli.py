@@ -22,11 +22,13 @@ from models.bundle import BundleError
 from service import localization, settings
 from service.client import Ask
 from service.commands import (
+    batch,
     dataset,
     demo,
     evaluate,
     extract,
     jobs,
+    keys,
     pretrain,
     remote_detect,
     serve,
@@ -53,6 +55,7 @@ app = typer.Typer(
 models_app = typer.Typer(no_args_is_help=True, help="Models (bundles) that are installed, and new ones.")
 app.add_typer(models_app, name="models")
 app.add_typer(jobs.app, name="jobs")
+app.add_typer(keys.app, name="keys")
 
 
 def _print_version(wanted: bool) -> None:
@@ -81,6 +84,7 @@ for command in (
     evaluate.evaluate,
     worker.worker,
     serve.serve,
+    batch.batch,
 ):
     app.command()(command)
 

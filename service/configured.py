@@ -2,19 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import models
+from service.egress import requests
+from service.egress.requests import Answer, Guard
 from service.errors import ModelNotFound
+from service.jobs import stores
 from service.jobs.artifacts import ArtifactStore
+from service.jobs.buckets import Buckets, MemoryBuckets
 from service.jobs.janitor import Retention
-from service.jobs.local_store import LocalStore
+from service.jobs.job import Job
 from service.jobs.queue import JobQueue, QueuePolicy
+from service.jobs.records import Records
+from service.jobs.stores import StoreAddress
 from service.pipeline.pipeline import Decoding
 from service.pipeline.video import DecodeLimits
 from service.runtime.onnx_session import OnnxOptions
 from service.runtime.session import Device
 from service.settings import MIB, Settings
+from service.webhooks.courier import Courier
+from service.webhooks.deliverer import Deliverer
+from service.webhooks.outbox import Outbox
+from service.webhooks.signing import Signer
+
+
+@dataclass(frozen=True)
+class Backends:
+    """What outlives every process: jobs, files and all other records."""
+
+    queue: JobQueue
+    store: ArtifactStore
+    records: Records
+    buckets: Buckets = field(default_factory=MemoryBuckets)
+
+    def close(self) -> None:
+        self.buckets.close()
+        self.records.close()
+        self.queue.close()
+
 
 # Models that come with the project.
 SHIPPED_FOLDER = Path(models.__file__).parent / "bundles"
@@ -79,23 +108,77 @@ def open_queue(config: Settings) -> JobQueue:
     return SqliteQueue(config.queue_file, policy)
 
 
-def open_store(config: Settings) -> LocalStore:
-    return LocalStore(config.store_folder, config.min_free_disk_mib * MIB)
+def store_address(config: Settings) -> StoreAddress:
+    return StoreAddress(
+        config.store_place,
+        min_free_bytes=config.min_free_disk_mib * MIB,
+        cache_folder=str(config.store_cache_folder),
+        cache_bytes=config.store_cache_mib * MIB,
+    )
 
 
-def open_both(config: Settings) -> tuple[JobQueue, ArtifactStore]:
+def open_store(config: Settings) -> ArtifactStore:
+    return stores.open_store(store_address(config))
+
+
+def open_records(config: Settings) -> Records:
+    if config.redis_url:
+        from service.jobs.redis_record_shelf import RedisRecords  # noqa: PLC0415
+
+        return RedisRecords(config.redis_url, config.redis_namespace)
+    from service.jobs.sqlite_records import SqliteRecords  # noqa: PLC0415
+
+    return SqliteRecords(config.queue_file)
+
+
+def open_buckets(config: Settings) -> Buckets:
+    """Without Redis there is one API process, which counts requests by itself."""
+    if config.redis_url:
+        from service.jobs.redis_buckets import RedisBuckets  # noqa: PLC0415
+
+        return RedisBuckets(config.redis_url, config.redis_namespace)
+    return MemoryBuckets()
+
+
+def open_backends(config: Settings) -> Backends:
     """Raises StoreMismatch where the queue's jobs refer to another store's artifacts."""
     store, queue = open_store(config), open_queue(config)
     try:
         queue.pair(store.id)
+        return Backends(queue, store, open_records(config), open_buckets(config))
     except BaseException:
         queue.close()
         raise
-    return queue, store
+
+
+def webhook_guard(config: Settings) -> Guard:
+    return _guard(config, config.webhook_hosts)
+
+
+def deliverer(
+    config: Settings, held: Backends, describe: Callable[[Job], Mapping[str, Any]], count: Callable[[str], None]
+) -> Deliverer:
+    """Raises InvalidOptions for a secret that is none. `describe` gives what a webhook is told of a job."""
+    guard = webhook_guard(config)
+
+    def send(url: str, headers: Mapping[str, str], body: bytes, timeout_s: float) -> Answer:
+        return requests.post(url, guard, headers, body, timeout_s)
+
+    outbox = Outbox(held.queue, held.records, describe)
+    return Deliverer(outbox, held.records, Courier(Signer(config.webhook_secrets), send), count=count)
+
+
+def video_url_guard(config: Settings) -> Guard:
+    """Without hosts it lets nothing through."""
+    return _guard(config, config.video_url_hosts)
+
+
+def _guard(config: Settings, hosts: tuple[str, ...]) -> Guard:
+    return Guard(hosts, ("https", "http") if config.egress_private else ("https",), config.egress_private)
 
 
 def retention(config: Settings) -> Retention:
-    return Retention(config.keep_uploads_s, config.keep_jobs_s, config.keep_features_s)
+    return Retention(config.keep_uploads_s, config.keep_jobs_s, config.keep_features_s, config.keep_parts_s)
 
 
 def _installed(config: Settings) -> str:

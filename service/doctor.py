@@ -110,7 +110,10 @@ def _queue(config: Settings) -> Finding:
 
 
 def _store(config: Settings) -> Finding:
-    return _folder("store", config.store_folder)
+    place = config.store_place
+    if "://" not in place:
+        return _folder("store", config.store_folder)
+    return Finding("store", f"{place} answers; its id is {configured.open_store(config).id}")
 
 
 def _folder(what: str, folder: Path) -> Finding:

@@ -4,7 +4,9 @@ TalError
 ├── InvalidOptions            what was asked for makes no sense
 ├── VideoError                the video, not the service, is at fault
 │   ├── VideoNotFound
+│   ├── VideoInUse            a video that a job still needs
 │   ├── VideoUrlDenied        a video named by a URL that the service does not fetch
+│   ├── VideoUrlFailed        a URL that gave no video: unreachable, too slow, too large, an error, a redirect
 │   ├── UnsupportedMedia      not a video container or codec that we read
 │   ├── NoVideoStream         a media file without pictures
 │   ├── CorruptVideo          a container that we know, but nothing in it can be decoded
@@ -21,7 +23,17 @@ TalError
 │   ├── IncompleteUpload      the body ended before the length that was announced, or before its last part
 │   ├── UploadTimeout         a body that stopped coming
 │   ├── NotAcceptable         a form of answer that is not on offer
-│   └── IdempotencyMismatch   a key that was used before, for another request
+│   ├── IdempotencyMismatch   a key that was used before, for another request
+│   ├── ProtocolMismatch      a version of a protocol that is not spoken
+│   ├── UploadNotFound        a resumable upload that is not, or no longer, there
+│   ├── OffsetMismatch        a part of an upload that does not begin where the last one ended
+│   ├── ChecksumMismatch      a part of an upload that is not what its checksum says
+│   ├── BatchNotFound
+│   ├── WebhookDenied         a URL that the service does not call
+│   └── MessageNotFound       a webhook message that is not, or no longer, there
+├── AccessError               who asks may not
+│   ├── Unauthenticated       no key, or none that is known
+│   └── Forbidden             a key without the scope that is needed
 ├── JobError
 │   ├── JobNotFound
 │   ├── JobNotFinished        what only a finished job allows
@@ -34,6 +46,7 @@ TalError
 │   └── LeaseLost             the job was given to another worker
 ├── Unavailable               refused now, welcome later
 │   ├── QueueFull             as many jobs, or seconds of video, wait as may
+│   ├── RateLimited           more requests than the caller's key allows
 │   ├── StorageFull           too little disk is left
 │   ├── Draining              this process is about to end
 │   └── QueueUnavailable      the queue's server or file does not answer
@@ -55,7 +68,8 @@ TalError
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 
 def first_line(error: BaseException) -> str:
@@ -69,7 +83,13 @@ class TalError(Exception):
 
 
 class InvalidOptions(TalError):
+    """`findings` name what is wrong where, one by one: {"where": [...], "message": ...}."""
+
     code = "invalid_options"
+
+    def __init__(self, message: str, findings: Sequence[Mapping[str, Any]] = ()) -> None:
+        super().__init__(message)
+        self.findings = tuple(findings)
 
 
 class VideoError(TalError):
@@ -80,8 +100,16 @@ class VideoNotFound(VideoError):
     code = "video_not_found"
 
 
+class VideoInUse(VideoError):
+    code = "video_in_use"
+
+
 class VideoUrlDenied(VideoError):
     code = "video_url_denied"
+
+
+class VideoUrlFailed(VideoError):
+    code = "video_url_failed"
 
 
 class UnsupportedMedia(VideoError):
@@ -182,6 +210,46 @@ class IdempotencyMismatch(RequestError):
     code = "idempotency_mismatch"
 
 
+class ProtocolMismatch(RequestError):
+    code = "protocol_mismatch"
+
+
+class UploadNotFound(RequestError):
+    code = "upload_not_found"
+
+
+class OffsetMismatch(RequestError):
+    code = "offset_mismatch"
+
+
+class ChecksumMismatch(RequestError):
+    code = "checksum_mismatch"
+
+
+class BatchNotFound(RequestError):
+    code = "batch_not_found"
+
+
+class WebhookDenied(RequestError):
+    code = "webhook_denied"
+
+
+class MessageNotFound(RequestError):
+    code = "message_not_found"
+
+
+class AccessError(TalError):
+    code = "access_error"
+
+
+class Unauthenticated(AccessError):
+    code = "unauthenticated"
+
+
+class Forbidden(AccessError):
+    code = "forbidden"
+
+
 class JobError(TalError):
     code = "job_error"
 
@@ -232,6 +300,14 @@ class Unavailable(TalError):
 
 class QueueFull(Unavailable):
     code = "queue_full"
+
+
+class RateLimited(Unavailable):
+    code = "rate_limited"
+
+    def __init__(self, message: str, wait_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.wait_s = wait_s
 
 
 class StorageFull(Unavailable):

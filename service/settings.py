@@ -14,6 +14,8 @@ from service.errors import InvalidOptions
 
 MIB = 1024 * 1024
 SHA256 = re.compile("[0-9a-f]{64}")
+BUCKET = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9!_.*'()-]+)*/?")
+HOST = re.compile(r"(\*|(\*\.)?[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*|\[[0-9A-Fa-f:]+\])(:([0-9]{1,5}|\*))?")
 
 
 def _default_home() -> Path:
@@ -91,8 +93,11 @@ class Settings(BaseSettings):
     redis_namespace: Annotated[str, Field(pattern="^[a-z0-9_-]{1,32}$")] = Field(
         default="tal", description="Begins every key in Redis, so that several deployments can share one server."
     )
-    store: Path | None = Field(
-        default=None, description="Where videos, results and features are kept; by default `store` in TAL_HOME."
+    store: str | None = Field(
+        default=None,
+        description="Where videos, results and features are kept: a folder, by default `store` in TAL_HOME, or "
+        "`s3://bucket/prefix` for S3-compatible object storage, whose endpoint, region and credentials are taken from "
+        "the usual `AWS_*` variables.",
     )
     wait_s: Annotated[float, Field(ge=0, le=3600)] = Field(
         default=25.0, description="How long a request waits for its result before it is answered with the job."
@@ -145,6 +150,11 @@ class Settings(BaseSettings):
         default=30.0,
         description="On SIGTERM: how long the API lets requests finish, and a worker its job before handing it back.",
     )
+    unready_s: Annotated[float, Field(ge=0, le=3600)] = Field(
+        default=0.0,
+        description="On SIGTERM: how long the API works on while it already says that it is not ready, so that a load "
+        "balancer turns away from it before it refuses anything.",
+    )
     metrics_port: Annotated[int, Field(ge=0, le=65535)] = Field(
         default=0, description="Where a worker serves /metrics, /livez and /readyz; 0 does not."
     )
@@ -154,11 +164,79 @@ class Settings(BaseSettings):
     trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(), description="Addresses whose X-Forwarded-* headers are believed, separated by commas."
     )
+    webhook_secrets: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        repr=False,
+        description="What webhooks are signed with: `whsec_` and the base64 of 24 to 64 bytes, separated by commas; "
+        "each signs, so that one can follow another. Without any no webhooks are sent.",
+    )
+    webhook_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Hosts that webhooks may be sent to: names, `*.example.org` for all below one, `*` for any, "
+        "separated by commas.",
+    )
+    video_url_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Hosts from which videos named by a URL are fetched, separated by commas: `example.org`, "
+        "`*.example.org` for all below it, `*` for any; with a port, `example.org:8443`, where it is not the usual "
+        "one. Without any, every URL is refused.",
+    )
+    video_url_timeout_s: Annotated[float, Field(gt=0, le=1_000_000)] = Field(
+        default=300.0, description="How long a video may take to come from its URL, as a whole."
+    )
+    egress_private: bool = Field(
+        default=False,
+        description="Whether URLs that callers name may lead to private and loopback addresses and be plain `http`: "
+        "`1` or `0`. For closed networks and tests: with it, callers reach into the network of the server, as far as "
+        "the hosts allow.",
+    )
 
-    @field_validator("cors_origins", "trusted_proxies", mode="before")
+    batch_ahead: Annotated[int, Field(ge=1, le=10_000)] = Field(
+        default=64, description="How many items of a batch may wait or run as jobs at once; the rest follow them."
+    )
+
+    store_cache: Path | None = Field(
+        default=None,
+        description="Where files from object storage are kept for reading, by default `cache` in TAL_HOME; unused "
+        "where TAL_STORE is a folder.",
+    )
+    store_cache_mib: Annotated[int, Field(ge=1, le=1_073_741_824)] = Field(
+        default=20_480, description="How large that cache may grow; what was not used for longest goes first."
+    )
+
+    open: bool = Field(
+        default=False,
+        description="Whether API keys are never asked for: `1` or `0`. For networks where everybody may do everything. "
+        "By default they are as soon as there is one, and off loopback nothing is served without any.",
+    )
+
+    keep_parts_s: Annotated[float, Field(ge=600, le=1e9)] = Field(
+        default=86400.0, description="How long a resumable upload is kept after the last bytes of it came."
+    )
+
+    @field_validator(
+        "cors_origins", "trusted_proxies", "webhook_secrets", "webhook_hosts", "video_url_hosts", mode="before"
+    )
     @classmethod
     def _split_list(cls, listed: object) -> object:
         return tuple(part.strip() for part in listed.split(",") if part.strip()) if isinstance(listed, str) else listed
+
+    @field_validator("webhook_hosts", "video_url_hosts")
+    @classmethod
+    def _check_hosts(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        for host in hosts:
+            if not HOST.fullmatch(host):
+                raise ValueError(f"{host!r} is no host; *, *.example.org, example.org or example.org:8443 are")
+        return hosts
+
+    @field_validator("store", mode="before")
+    @classmethod
+    def _check_store(cls, place: object) -> object:
+        if isinstance(place, Path):
+            return str(place)
+        if isinstance(place, str) and "://" in place and not BUCKET.fullmatch(place):
+            raise ValueError("a folder or s3://bucket/prefix is needed")
+        return place
 
     @field_validator("home")
     @classmethod
@@ -183,7 +261,16 @@ class Settings(BaseSettings):
 
     @property
     def store_folder(self) -> Path:
-        return self.store.expanduser() if self.store else self.home / "store"
+        """Of a store in a folder."""
+        return Path(self.store).expanduser() if self.store else self.home / "store"
+
+    @property
+    def store_place(self) -> str:
+        return str(self.store) if "://" in str(self.store) else str(self.store_folder)
+
+    @property
+    def store_cache_folder(self) -> Path:
+        return self.store_cache.expanduser() if self.store_cache else self.home / "cache"
 
     @property
     def queue_file(self) -> Path:

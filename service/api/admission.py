@@ -10,7 +10,7 @@ from service.jobs.artifacts import ArtifactStore
 from service.jobs.job import JobRequest, State
 from service.jobs.queue import JobFilter, JobQueue
 
-FRESH_S = 0.5
+FRESH_S, FULL_FRESH_S = 0.5, 0.05  # a refusal rests on a newer look than an acceptance
 SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 1, 120
 RECENT_JOBS = 20
 SUCCEEDED: tuple[State, ...] = ("succeeded",)
@@ -44,23 +44,32 @@ class Admission:
         """Raises QueueFull or StorageFull; who only asks again, under a key, is not kept out by a full queue."""
         if (free_bytes := self._store.free_bytes()) < self._min_free_bytes:
             raise StorageFull(f"{free_bytes} bytes are free in the artifact store; {self._min_free_bytes} are needed")
-        if time.monotonic() - self._load.at_s >= FRESH_S:
-            self.look()
+        self._look_if_older(FRESH_S)
+        if self._full:
+            self._look_if_older(FULL_FRESH_S)
         load, policy = self._load, self._queue.policy
-        full = load.jobs >= policy.max_queued_jobs or load.video_s >= policy.max_queued_video_s
-        if full and not (key and self._queue.recall(key)):
+        if self._full and not (key and self._queue.recall(key)):
             raise QueueFull(
                 f"{load.jobs} jobs with {load.video_s:.0f} s of video wait already; at most {policy.max_queued_jobs} "
                 f"with {policy.max_queued_video_s:.0f} s may"
             )
 
-    def check_length(self, request: JobRequest) -> None:
+    @property
+    def _full(self) -> bool:
+        load, policy = self._load, self._queue.policy
+        return load.jobs >= policy.max_queued_jobs or load.video_s >= policy.max_queued_video_s
+
+    def _look_if_older(self, age_s: float) -> None:
+        if time.monotonic() - self._load.at_s >= age_s:
+            self.look()
+
+    def check_length(self, request: JobRequest, owner_video_s: float | None = None) -> None:
         """What no empty queue would take is too long, not too early."""
-        if request.video_s > self._queue.policy.max_queued_video_s:
-            raise VideoTooLong(
-                f"{request.video_s:.0f} s of video are asked for; "
-                f"accepted are up to {self._queue.policy.max_queued_video_s:.0f} s"
-            )
+        most_s = self._queue.policy.max_queued_video_s
+        if owner_video_s is not None:
+            most_s = min(most_s, owner_video_s)
+        if request.video_s > most_s:
+            raise VideoTooLong(f"{request.video_s:.0f} s of video are asked for; accepted are up to {most_s:.0f} s")
 
     def look(self) -> None:
         stats = self._queue.stats()

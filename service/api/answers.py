@@ -11,6 +11,7 @@ from typing_extensions import TypedDict
 from service.api import examples
 from service.jobs.job import Failure, Priority, State
 from service.localization import Activations, Extra, ModelInfo, Progress, Segment, VideoInfo
+from service.webhooks.message import Attempt, MessageState
 
 
 class AskedOptions(TypedDict, total=False):
@@ -55,12 +56,44 @@ class JobDocument(BaseModel):
     progress: Progress | None
     failure: Failure | None
     dead_letter: bool
+    webhook: str | None = Field(description="Is told of the job's end.")
 
 
 class JobList(BaseModel):
     model_config = ConfigDict(json_schema_extra={"examples": [{"jobs": [examples.JOB], "next_cursor": None}]})
 
     jobs: list[JobDocument]
+    next_cursor: str | None = Field(description="Gives the next page; null on the last one.")
+
+
+class JobEvent(BaseModel):
+    """The body that a webhook is sent; `data` is the job at its end and `result_path`, null without a result."""
+
+    type: Literal["job.succeeded", "job.failed", "job.canceled", "job.expired"]
+    timestamp: str = Field(description="Of the job's end, as RFC 3339 has it.")
+    data: dict[str, Any]
+
+
+class MessageDocument(BaseModel):
+    """What a webhook is told of a job's end; moments are Unix times in seconds."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [examples.MESSAGE]})
+
+    id: str = Field(description="The `webhook-id` of every attempt.")
+    job_id: str
+    url: str
+    state: MessageState
+    created_at_s: float
+    expires_at_s: float = Field(description="When it is forgotten: a week after its last attempt.")
+    next_attempt_at_s: float | None
+    attempts: list[Attempt] = Field(description="The latest 50, oldest first.")
+    event: JobEvent
+
+
+class MessageList(BaseModel):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"messages": [examples.MESSAGE], "next_cursor": None}]})
+
+    messages: list[MessageDocument]
     next_cursor: str | None = Field(description="Gives the next page; null on the last one.")
 
 

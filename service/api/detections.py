@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +15,22 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from service import configured
-from service.api import models, schemas, submission_forms, uploads
+from service.api import grants, models, remote_videos, schemas, submission_forms, uploads
+from service.api.access import Caller, caller_of
 from service.api.error_responses import code_status, problem
 from service.api.results import read_result
 from service.api.state import ApiState, state_of
+from service.api.webhooks import check_webhook
 from service.errors import (
     ArtifactNotFound,
     InvalidOptions,
     MalformedRequest,
     QueueUnavailable,
     TalError,
+    Unavailable,
     UnsupportedMedia,
+    VideoError,
     VideoNotFound,
-    VideoUrlDenied,
 )
 from service.jobs.job import FINISHED, Job, JobRequest, StoredVideo
 from service.jobs.queue import Idempotency
@@ -36,6 +40,7 @@ router = APIRouter(prefix="/v1", tags=["detections"])
 KEY = re.compile(r"[\x21-\x7e]{1,255}")
 RETRY_AFTER_S = "2"
 KNOWN_VIDEOS = 10_000
+EVERYBODY = Caller()
 
 
 @dataclass(frozen=True)
@@ -56,13 +61,13 @@ class Patience:
     response_class=Response,
 )
 async def detect(request: Request) -> Response:
-    state = state_of(request)
+    state, caller = state_of(request), await caller_of(request, "submit")
     patience = read_preference(request, state)
-    idempotency_key = read_key(request)
+    idempotency_key = caller.own_key(read_key(request))
     wanted = schemas.read_query(request.query_params)
     await state.admit(idempotency_key)
-    stored, given = await take_video(request, state, wanted)
-    job_request = await compose(state, stored, given)
+    stored, given = await take_video(request, state, caller, wanted, idempotency_key)
+    job_request = replace(await compose(state, stored, given), owner=caller.owner)
     # A model that is named and the same one by default are one request.
     asked = fingerprint(stored, {**given, "model": job_request.model})
     submission = await state.submit(job_request, Idempotency(idempotency_key, asked) if idempotency_key else None)
@@ -72,14 +77,16 @@ async def detect(request: Request) -> Response:
     return answer
 
 
-async def take_video(request: Request, state: ApiState, wanted: dict[str, Any]) -> tuple[StoredVideo, dict[str, Any]]:
+async def take_video(
+    request: Request, state: ApiState, caller: Caller, wanted: dict[str, Any], key: str | None
+) -> tuple[StoredVideo, dict[str, Any]]:
     """The video, stored and looked at, and everything that was asked of it."""
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if kind == "application/json":
         reference, given = schemas.read_body(await uploads.read_small(request, state.config.upload_silence_s))
         given = schemas.merge(given, wanted)
         await check(state, given)
-        return await find_video(state, reference), given
+        return await find_video(state, reference, key, caller), given
     if kind not in {"multipart/form-data", "application/octet-stream"} and not kind.startswith("video/"):
         raise UnsupportedMedia(
             f"a body of type {kind[:100]!r}; accepted: multipart/form-data, video/*, application/octet-stream, "
@@ -89,15 +96,24 @@ async def take_video(request: Request, state: ApiState, wanted: dict[str, Any]) 
     state.check_looks()
     upload = await uploads.receive(request, state, form=kind == "multipart/form-data")
     given = schemas.merge(schemas.read_options(upload.options), wanted) if upload.options is not None else wanted
-    return await look_at(state, upload.artifact.key, upload.name, upload.artifact.size_bytes), given
+    stored = await look_at(state, upload.artifact.key, upload.name, upload.artifact.size_bytes)
+    await grants.give_owner(state, caller.owner, stored)
+    return stored, given
 
 
-async def find_video(state: ApiState, reference: schemas.VideoReference) -> StoredVideo:
+async def find_video(
+    state: ApiState, reference: schemas.VideoReference, key: str | None = None, caller: Caller = EVERYBODY
+) -> StoredVideo:
     if (reference.id is None) == (reference.url is None):
         raise InvalidOptions("video names either the id of a stored video or a url")
-    if reference.id is None:
-        raise VideoUrlDenied("this server fetches no videos from URLs; upload the video instead")
-    return await look_at(state, reference.id, "video", None)
+    if reference.url is not None:
+        fetched = await remote_videos.receive(state, reference.url, key)
+        stored = await look_at(state, fetched.artifact.key, fetched.name, fetched.artifact.size_bytes)
+        await grants.give_owner(state, caller.owner, stored)
+        return stored
+    assert reference.id is not None  # noqa: S101  # one of the two
+    grant = await grants.require(state, caller, reference.id)
+    return await look_at(state, reference.id, grant.video.name if grant.video else "video", None)
 
 
 async def look_at(state: ApiState, key: str, name: str, size_bytes: int | None) -> StoredVideo:
@@ -110,8 +126,24 @@ async def look_at(state: ApiState, key: str, name: str, size_bytes: int | None) 
         async with state.looks:
             duration_s = state.durations_s.get(key)  # another request may have looked meanwhile
             if duration_s is None:
-                duration_s = state.durations_s[key] = await _duration_s(state, path, name)
+                duration_s = state.durations_s[key] = await _looked_at_s(state, key, path, name)
     return StoredVideo(key, name, size_bytes or path.stat().st_size, duration_s)
+
+
+async def _looked_at_s(state: ApiState, key: str, path: Path, name: str) -> float:
+    """What is no video is not kept: no job can need it, whoever sent it."""
+    try:
+        return await _duration_s(state, path, name)
+    except VideoError as error:
+        if not error.retryable:
+            await state.ask(_discard, state, key)
+        raise
+
+
+def _discard(state: ApiState, key: str) -> None:
+    with contextlib.suppress(ArtifactNotFound, Unavailable):
+        if key not in state.queue.references([key]):
+            state.store.delete("video", key)
 
 
 async def _duration_s(state: ApiState, path: Path, name: str) -> float:
@@ -126,6 +158,7 @@ async def _duration_s(state: ApiState, path: Path, name: str) -> float:
 
 async def check(state: ApiState, given: dict[str, Any]) -> str:
     """The model's name; what no answer could satisfy is refused."""
+    check_webhook(state.config, given.get("webhook"))
     name = str(given.get("model") or await state.ask(models.default_name, state.config))
     described = models.require(await state.ask(models.known_models, state), name)
     segments.check_options(_options(given).detect_options(), tuple(described["labels"]))
@@ -145,6 +178,7 @@ async def compose(state: ApiState, stored: StoredVideo, given: dict[str, Any]) -
         tags=tuple(dict.fromkeys(options.tags or ())),
         timeout_s=min(options.timeout_s or state.config.job_timeout_s, state.config.job_timeout_s),
         deadline_at_s=time.time() + options.deadline_s if options.deadline_s else None,
+        webhook=options.webhook,
     )
 
 
@@ -167,12 +201,12 @@ def read_key(request: Request) -> str | None:
 def read_preference(request: Request, state: ApiState) -> Patience:
     """RFC 7240; preferences that are not known are passed over, as it says."""
     given = [part.strip().lower() for line in request.headers.getlist("prefer") for part in re.split("[,;]", line)]
-    if "respond-async" in given:
-        return Patience(0.0, "respond-async")
-    for one in given:
+    for one in given:  # with respond-async besides, it says how long the answer may be waited for
         if match := re.fullmatch(r"wait\s*=\s*\"?(\d{1,9})\"?", one):
             wait_s = min(float(match[1]), state.config.max_wait_s)
             return Patience(wait_s, f"wait={wait_s:g}")
+    if "respond-async" in given:
+        return Patience(0.0, "respond-async")
     return Patience(min(state.config.wait_s, state.config.max_wait_s))
 
 

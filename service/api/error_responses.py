@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
@@ -11,6 +12,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from service import errors
 from service.api.state import state_of
@@ -23,7 +25,9 @@ STATUS: dict[type[TalError], int] = {
     errors.InvalidOptions: 422,
     errors.VideoError: 422,
     errors.VideoNotFound: 404,
+    errors.VideoInUse: 409,
     errors.VideoUrlDenied: 422,
+    errors.VideoUrlFailed: 422,
     errors.UnsupportedMedia: 415,
     errors.NoVideoStream: 422,
     errors.CorruptVideo: 422,
@@ -41,6 +45,16 @@ STATUS: dict[type[TalError], int] = {
     errors.UploadTimeout: 408,
     errors.NotAcceptable: 406,
     errors.IdempotencyMismatch: 422,
+    errors.ProtocolMismatch: 412,
+    errors.UploadNotFound: 404,
+    errors.OffsetMismatch: 409,
+    errors.ChecksumMismatch: 460,
+    errors.BatchNotFound: 404,
+    errors.WebhookDenied: 422,
+    errors.MessageNotFound: 404,
+    errors.AccessError: 403,
+    errors.Unauthenticated: 401,
+    errors.Forbidden: 403,
     errors.JobError: 500,
     errors.JobNotFound: 404,
     errors.JobNotFinished: 409,
@@ -53,6 +67,7 @@ STATUS: dict[type[TalError], int] = {
     errors.LeaseLost: 409,
     errors.Unavailable: 503,
     errors.QueueFull: 429,
+    errors.RateLimited: 429,
     errors.StorageFull: 507,
     errors.Draining: 503,
     errors.QueueUnavailable: 503,
@@ -74,6 +89,7 @@ STATUS: dict[type[TalError], int] = {
 BY_CODE = {kind.code: status for kind, status in STATUS.items()}
 PAUSED = {429, 503, 507}  # the statuses of what may pass
 MEDIA_TYPE = "application/problem+json"
+METHOD_NOT_ALLOWED = 405
 HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 400: "malformed_request"}
 # Codes that no error of ours stands behind.
 OTHERS = {"job_canceled": 409, **{code: status for status, code in HTTP_CODES.items()}}
@@ -89,7 +105,8 @@ def code_status(code: str) -> int:
 
 
 # RFC 9110's words; Python's own were older ones before 3.13.
-TITLES = {413: "Content Too Large", 422: "Unprocessable Content"}
+# 460 is tus's own.
+TITLES = {413: "Content Too Large", 422: "Unprocessable Content", 460: "Checksum Mismatch"}
 
 
 def title_of(status: int) -> str:
@@ -126,7 +143,14 @@ def of_error(request: Request, error: TalError) -> JSONResponse:
     if status >= 500 and not error.retryable:
         log.error("%s %s: %s [%s]", request.method, request.url.path, error, error.code)
     request.state.error_code = error.code
-    return problem(request, status, error.code, str(error))
+    findings = error.findings if isinstance(error, errors.InvalidOptions) else ()
+    return problem(request, status, error.code, str(error), findings=findings, headers=_headers(error))
+
+
+def _headers(error: TalError) -> dict[str, str]:
+    if isinstance(error, errors.Unauthenticated):
+        return {"WWW-Authenticate": "Bearer"}
+    return {"Retry-After": str(math.ceil(error.wait_s))} if isinstance(error, errors.RateLimited) else {}
 
 
 def install(app: FastAPI) -> None:
@@ -152,7 +176,16 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)  # noqa: S101
     code = HTTP_CODES.get(error.status_code, "request_error")
     said = f"{request.method} {request.url.path}: {error.detail}"
-    return problem(request, error.status_code, code, said, headers=error.headers)
+    headers = dict(error.headers or {})
+    if error.status_code == METHOD_NOT_ALLOWED:
+        headers["Allow"] = ", ".join(sorted(_allowed(request)))
+    return problem(request, error.status_code, code, said, headers=headers)
+
+
+def _allowed(request: Request) -> set[str]:
+    """The framework names the methods of the first route with this path alone."""
+    found = (route for route in state_of(request).routes if route.matches(request.scope)[0] is Match.PARTIAL)
+    return set().union(*(route.methods or () for route in found))
 
 
 def unforeseen(request: Request, error: Exception) -> JSONResponse:

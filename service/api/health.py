@@ -74,7 +74,7 @@ async def metrics(request: Request) -> Response:
 
 def _checks(state: ApiState) -> dict[str, str]:
     return {
-        "accepting": "this server is about to end" if state.draining else GOOD,
+        "accepting": "this server is about to end" if state.leaving or state.draining else GOOD,
         "queue": _asked(state.queue.ping),
         "store": _asked(lambda: _store(state)),
         "worker": _asked(lambda: _worker(state)),
@@ -92,6 +92,7 @@ def _store(state: ApiState) -> str:
     free_mib = state.store.free_bytes() // MIB
     if free_mib < state.config.min_free_disk_mib:
         return f"{free_mib} MiB are free; at least {state.config.min_free_disk_mib} are needed"
+    state.store.ping()
     with state.store.writer("video", 1) as writer:
         writer.write(b"x")  # and gone with the block
     return GOOD

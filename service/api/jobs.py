@@ -12,6 +12,7 @@ from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from service.api import cursors, examples
+from service.api.access import Caller, caller_of
 from service.api.answers import JobDocument, JobList
 from service.api.detections import RETRY_AFTER_S, fingerprint, read_key
 from service.api.models import known_models, require
@@ -26,6 +27,7 @@ from service.errors import (
     JobNotFinished,
     JobNotFound,
     MalformedRequest,
+    QueueUnavailable,
     VideoNotFound,
 )
 from service.jobs.job import Event, Job, State
@@ -33,6 +35,8 @@ from service.jobs.queue import Idempotency, JobFilter
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 KEEP_ALIVE_S = 15.0
+MOST_JOBS = 1000
+LIST_PARAMETERS = {"state", "model", "tag", "limit", "cursor"}
 EVENTS_AT_ONCE = 100
 EVENT_ID = re.compile(r"^[0-9]{1,18}(-[0-9]{1,18})?$")
 Filter = Annotated[str | None, Query(min_length=1, max_length=128)]
@@ -67,12 +71,17 @@ async def list_jobs(
     state: Annotated[list[State] | None, Query()] = None,
     model: Filter = None,
     tag: Filter = None,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 50,
+    limit: Annotated[int, Query(ge=1, description=f"A page holds at most {MOST_JOBS}.")] = 50,
     cursor: Annotated[str | None, Query(max_length=200)] = None,
 ) -> Response:
-    api = state_of(request)
+    api, caller = state_of(request), await caller_of(request, "read")
+    if unknown := set(request.query_params) - LIST_PARAMETERS:
+        known = ", ".join(sorted(LIST_PARAMETERS))
+        raise InvalidOptions(f"unknown query parameters: {', '.join(sorted(unknown))[:200]}; there are: {known}")
+    limit = min(limit, MOST_JOBS)
     before = cursors.open_cursor(cursor) if cursor else None
-    found = await api.ask(api.queue.find, JobFilter(tuple(state or ()), model, tag), limit + 1, before)
+    wanted = JobFilter(tuple(state or ()), model, tag, caller.seen_owner)
+    found = await api.ask(api.queue.find, wanted, limit + 1, before)
     page = found[:limit]
     more = cursors.seal(page[-1].id) if len(found) > limit else None
     return JSONResponse({"jobs": [job_document(job) for job in page], "next_cursor": more})
@@ -87,7 +96,7 @@ async def list_jobs(
     responses={200: {"model": JobDocument, "description": "The job."}, 304: UNCHANGED, **problems("job_not_found")},
 )
 async def get_job(job_id: JobId, request: Request) -> Response:
-    job = await _find(state_of(request), job_id)
+    job = await _find(state_of(request), job_id, await caller_of(request, "read"))
     etag = f'"{job.version}"'
     headers = {"ETag": etag, "Cache-Control": "no-cache" if job.finished else "no-store"}
     if not job.finished:
@@ -111,9 +120,9 @@ async def get_job(job_id: JobId, request: Request) -> Response:
     },
 )
 async def get_result(job_id: JobId, request: Request) -> Response:
+    state, caller = state_of(request), await caller_of(request, "read")
     form = chosen_format(request)
-    state = state_of(request)
-    job = await _find(state, job_id)
+    job = await _find(state, job_id, caller)
     headers = {"ETag": f'"{job.version}-{form}"', "Cache-Control": "no-cache", "Vary": "Accept"}
     document = await state.ask(read_result, state, job)
     if matches(request.headers.get("if-none-match"), headers["ETag"]):
@@ -132,7 +141,7 @@ async def get_result(job_id: JobId, request: Request) -> Response:
 )
 async def cancel_job(job_id: JobId, request: Request) -> Response:
     state = state_of(request)
-    _check_id(job_id)
+    await _find(state, job_id, await caller_of(request, "submit"))
     return JSONResponse(job_document(await state.ask(state.queue.cancel, job_id)), 202)
 
 
@@ -150,10 +159,10 @@ async def cancel_job(job_id: JobId, request: Request) -> Response:
     },
 )
 async def retry_job(job_id: JobId, request: Request) -> Response:
-    state = state_of(request)
-    key = read_key(request)
+    state, caller = state_of(request), await caller_of(request, "submit")
+    key = caller.own_key(read_key(request))
     await state.admit(key)
-    job = await _find(state, job_id)
+    job = await _find(state, job_id, caller)
     if not job.finished or job.state == "succeeded":
         raise JobNotFinished(f"job {job_id} is {job.state}; a job that ended without success can be retried")
     require(await state.ask(known_models, state), job.request.model)
@@ -165,7 +174,10 @@ async def retry_job(job_id: JobId, request: Request) -> Response:
     idempotency = Idempotency(key, fingerprint(again.video, {"retry_of": job_id})) if key else None
     submission = await state.submit(again, idempotency)
     url = request.app.url_path_for("get_job", job_id=submission.job.id).make_absolute_url(request.base_url)
-    return JSONResponse(job_document(submission.job), 202, {"Location": str(url), "Retry-After": RETRY_AFTER_S})
+    replayed = {"Idempotency-Replayed": "true"} if submission.replayed else {}
+    return JSONResponse(
+        job_document(submission.job), 202, {"Location": str(url), "Retry-After": RETRY_AFTER_S, **replayed}
+    )
 
 
 @router.delete(
@@ -177,7 +189,7 @@ async def retry_job(job_id: JobId, request: Request) -> Response:
 )
 async def delete_job(job_id: JobId, request: Request) -> Response:
     state = state_of(request)
-    _check_id(job_id)
+    await _find(state, job_id, await caller_of(request, "submit"))
     await state.ask(state.queue.delete, job_id)
     return Response(status_code=204)
 
@@ -195,10 +207,11 @@ async def delete_job(job_id: JobId, request: Request) -> Response:
     },
 )
 async def job_events(job_id: JobId, request: Request) -> StreamingResponse:
-    state, after = state_of(request), request.headers.get("last-event-id") or None
+    state, caller = state_of(request), await caller_of(request, "read")
+    after = request.headers.get("last-event-id") or None
     if after is not None and not EVENT_ID.fullmatch(after):
         raise MalformedRequest(f"Last-Event-ID {after[:50]!r} is none that this service gave")
-    job = await _find(state, job_id)
+    job = await _find(state, job_id, caller)
     first = await state.ask(_events, state, job_id, after)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     return StreamingResponse(_stream(state, job, first, after), headers=headers, media_type="text/event-stream")
@@ -219,7 +232,7 @@ async def _stream(state: ApiState, job: Job, events: list[Event], after: str | N
         try:
             job = await state.ask(state.queue.get, job.id)
             events = await state.ask(_events, state, job.id, after)
-        except JobNotFound:
+        except (JobNotFound, QueueUnavailable):  # who asks again, goes on behind the last event
             return
 
 
@@ -235,11 +248,15 @@ def matches(given: str | None, etag: str) -> bool:
     return etag in tags or "*" in tags
 
 
-def _check_id(job_id: str) -> None:
+async def _find(state: ApiState, job_id: str, caller: Caller) -> Job:
+    """Another's is as one that never was."""
+    missing = JobNotFound(f"no job {job_id[:64]!r}; it was deleted, is too old, or never was")
     if not cursors.JOB_ID.fullmatch(job_id):
-        raise JobNotFound(f"no job {job_id[:64]!r}")
-
-
-async def _find(state: ApiState, job_id: str) -> Job:
-    _check_id(job_id)
-    return await state.ask(state.queue.get, job_id)
+        raise missing
+    try:
+        job = await state.ask(state.queue.get, job_id)
+    except JobNotFound:
+        raise missing from None
+    if not caller.sees(job.request.owner):
+        raise missing
+    return job

@@ -35,8 +35,14 @@ class ApiMetrics:
         self.upload_bytes = Counter("tal_upload_bytes", "Bytes of bodies received.", registry=registry)
         self.rejected = Counter("tal_admission_rejected", "Submissions refused.", ["reason"], registry=registry)
         self.submitted = Counter("tal_jobs_submitted", "Jobs accepted.", ["model", "priority"], registry=registry)
+        self.webhook_deliveries = Counter(
+            "tal_webhook_deliveries", "Attempts to send webhooks, by their outcome.", ["outcome"], registry=registry
+        )
         Info("tal_build", "This release.", registry=registry).info({"version": metadata.version("tal-service")})
         registry.register(QueueGauges(queue, store))
+
+    def count_webhook(self, outcome: str) -> None:
+        self.webhook_deliveries.labels(outcome).inc()
 
     def reject(self, code: str) -> None:
         if code in REASONS:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import time
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path as Folder
 from typing import Annotated, Any
@@ -13,10 +16,12 @@ from fastapi.responses import JSONResponse, Response
 from models import bundle as bundles
 from models.bundle import BundleError
 from service import configured
+from service.api.access import caller_of
 from service.api.answers import ModelDocument, ModelList
 from service.api.problem_documents import problems
 from service.api.state import ApiState, state_of
 from service.errors import ModelNotFound
+from service.jobs.records import Record
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -24,14 +29,23 @@ router = APIRouter(prefix="/v1/models", tags=["models"])
 Name = Annotated[str, Path(json_schema_extra={"minLength": 1}, examples=["marionette"])]
 
 
+# What workers have announced is remembered for a while: while none is up, jobs can be accepted, and wait for one.
+REMEMBERED, REMEMBER_S = "model", 86400.0
+MOST_REMEMBERED = 1000
+
+
 def default_name(config: Settings) -> str:
-    return configured.find_model(None, config).name
+    """The model itself may be on the workers' machines alone."""
+    return Folder(config.default_model or configured.SHIPPED).name
 
 
 def known_models(state: ApiState) -> dict[str, dict[str, Any]]:
     """By name; `ready` says that a worker would take a job for it now."""
-    known = on_disk(state.config)
-    for worker in state.queue.workers():
+    workers = state.queue.workers()
+    _remember(state, {name: dict(told) for worker in workers for name, told in worker.models.items()})
+    remembered = state.records.page(REMEMBERED, limit=MOST_REMEMBERED)
+    known = {str(one.body["name"]): {**one.body, "ready": False} for one in remembered} | on_disk(state.config)
+    for worker in workers:
         for name, description in worker.models.items():
             ready = worker.ready or known.get(name, {}).get("ready", False)
             known[name] = {**description, "name": name, "ready": ready}
@@ -66,7 +80,7 @@ def require(known: dict[str, dict[str, Any]], name: str) -> dict[str, Any]:
     responses={200: {"model": ModelList, "description": "By name."}, **problems("model_not_found")},
 )
 async def list_models(request: Request) -> Response:
-    state = state_of(request)
+    state, _ = state_of(request), await caller_of(request, "read")
     known = await state.ask(known_models, state)
     default = await state.ask(default_name, state.config)
     return JSONResponse({"models": [{**known[name], "default": name == default} for name in sorted(known)]})
@@ -80,9 +94,22 @@ async def list_models(request: Request) -> Response:
     responses={200: {"model": ModelDocument, "description": "The model."}, **problems("model_not_found")},
 )
 async def get_model(name: Name, request: Request) -> Response:
-    state = state_of(request)
+    state, _ = state_of(request), await caller_of(request, "read")
     found = require(await state.ask(known_models, state), name)
     return JSONResponse({**found, "default": name == await state.ask(default_name, state.config)})
+
+
+def _remember(state: ApiState, live: dict[str, dict[str, Any]]) -> None:
+    """Written when something is new, or half forgotten."""
+    for name, told in live.items():
+        body = {**told, "name": name}
+        key = hashlib.sha256(name.encode()).hexdigest()
+        known = state.records.get(REMEMBERED, key)
+        fresh = known is not None and (known.expires_at_s or 0.0) > time.time() + REMEMBER_S / 2
+        if known is None:
+            state.records.create(Record(REMEMBERED, key, body, expires_at_s=time.time() + REMEMBER_S))
+        elif not fresh or known.body != body:
+            state.records.replace(replace(known, body=body, expires_at_s=time.time() + REMEMBER_S))
 
 
 @lru_cache(maxsize=1000)

@@ -17,6 +17,7 @@ from service.api.state import ApiState
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 LINGER_S, LINGER_SILENCE_S = 5.0, 1.0
+SUBMITTING = {"/v1/detections", "/v1/jobs/{job_id}/retry", "/v1/videos", "/v1/batches"}
 METHODS = {"GET", "POST", "DELETE", "HEAD", "OPTIONS", "PUT", "PATCH"}
 
 
@@ -107,6 +108,6 @@ class Observed:
         method = scope["method"] if scope["method"] in METHODS else "other"
         metrics.requests.labels(route, method, str(exchange.status)).inc()
         metrics.seconds.labels(route).observe(took_s)
-        if route == "/v1/detections":
+        if route in SUBMITTING:
             metrics.reject(scope["state"].get("error_code", ""))
         request_log.answered(method, route, exchange.status, took_s)

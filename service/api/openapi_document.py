@@ -9,9 +9,11 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
-from service.api.answers import JobDocument, JobList, ResultDocument
-from service.api.problem_documents import Problem
+from service.api.answers import JobDocument, JobList, MessageDocument, MessageList, ResultDocument
+from service.api.batch_documents import BatchDocument, BatchList
+from service.api.problem_documents import UNAUTHENTICATED, Problem
 from service.api.schemas import DetectionBody, OptionsAndModel
+from service.api.upload_documents import UploadDocument, VideoDocument
 
 # Also those that FastAPI knows and whose examples hold a null: it would leave that out.
 REFERRED: tuple[tuple[type[BaseModel], JsonSchemaMode], ...] = (
@@ -19,9 +21,21 @@ REFERRED: tuple[tuple[type[BaseModel], JsonSchemaMode], ...] = (
     (ResultDocument, "serialization"),
     (JobDocument, "serialization"),
     (JobList, "serialization"),
+    (BatchDocument, "serialization"),
+    (BatchList, "serialization"),
+    (MessageDocument, "serialization"),
+    (MessageList, "serialization"),
+    (UploadDocument, "serialization"),
+    (VideoDocument, "serialization"),
     (DetectionBody, "validation"),
     (OptionsAndModel, "validation"),
 )
+# One of the two, or, where a service asks for no keys, neither.
+SCHEMES = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "An API key, `tal_...`."},
+    "key": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The same, in another header."},
+}
+SECURITY: list[dict[str, list[str]]] = [{}, {"bearer": []}, {"key": []}]
 # The framework's own errors leave as our problems.
 NOT_GIVEN = ("HTTPValidationError", "ValidationError")
 
@@ -34,8 +48,11 @@ def document(app: FastAPI) -> dict[str, Any]:
         schemas.update(ours["$defs"])
         for name in NOT_GIVEN:
             schemas.pop(name, None)
+        described["components"]["securitySchemes"] = SCHEMES
         for operation in _operations(described):
             _mend(operation)
+            if str(UNAUTHENTICATED) in operation["responses"]:
+                operation["security"] = SECURITY
         app.openapi_schema = described
     return app.openapi_schema
 

@@ -12,7 +12,9 @@ from service.api.error_responses import MEDIA_TYPE, code_status, title_of
 SAID = {
     "invalid_options": "top_k: Input should be greater than or equal to 1",
     "video_not_found": f"no video {examples.VIDEO_ID} is stored here; upload it again",
+    "video_in_use": f"a job that has not finished needs the video {examples.VIDEO_ID}",
     "video_url_denied": "this server fetches no videos from URLs; upload the video instead",
+    "video_url_failed": "example.org answered 302; redirects are not followed",
     "unsupported_media": "clip.mp4 is not a video container that is read",
     "no_video_stream": "clip.mp4 has no video stream",
     "corrupt_video": "clip.mp4: nothing in it can be decoded",
@@ -27,8 +29,14 @@ SAID = {
     "malformed_request": "the form has no part 'video'",
     "incomplete_upload": "the connection ended before the body did",
     "upload_timeout": "nothing came for 30 s",
+    "protocol_mismatch": "Tus-Resumable '0.2.2' is not spoken; 1.0.0 is",
+    "upload_not_found": f"no upload {examples.UPLOAD_ID!r}, or it has expired; begin a new one",
+    "offset_mismatch": "the upload stands at 1048576 bytes, and the part begins at 524288",
+    "checksum_mismatch": "the part's sha1 is not the one that Upload-Checksum names; send it again",
     "not_acceptable": "format 'png'; there are: json, jsonl, csv, activitynet, vtt, srt",
     "idempotency_mismatch": "the idempotency key 'a1' was used before, for another request; take a new key",
+    "webhook_denied": "this server sends no webhooks, since it has no secret to sign them with",
+    "message_not_found": f"no webhook message '{examples.MESSAGE['id']}'",
     "job_not_found": f"no job '{examples.JOB_ID}'",
     "job_not_finished": f"job {examples.JOB_ID} is running; it has a result once it has succeeded",
     "job_canceled": "the job is canceled",
@@ -43,14 +51,20 @@ SAID = {
     "invalid_bundle": "the model's folder was changed or damaged",
     "queue_full": "10000 jobs wait already, and at most 10000 may",
     "storage_full": "512 MiB are free in the artifact store; at least 1024 are needed",
+    "batch_not_found": f"no batch '{examples.JOB_ID}'",
+    "unauthenticated": "this service needs an API key, as `Authorization: Bearer tal_...` or `X-API-Key: tal_...`",
+    "forbidden": "this needs the scope 'submit', and the API key 0a1b2c3d4e has read",
+    "rate_limited": "the API key 0a1b2c3d4e allows 5 requests per second, and 20 at once; ask again in 0.2 s",
     "draining": "this server is about to end; ask again",
     "unavailable": "16 new videos wait to be looked at already; send it again later",
     "queue_unavailable": "the job queue does not answer",
     "internal": "the service failed; its log says why, under this request's id",
 }
 
-# What can come wherever the queue is asked.
-ANY = ("queue_unavailable", "internal")
+# What can come wherever a caller's key and the queue are asked.
+ANY = ("unauthenticated", "forbidden", "rate_limited", "queue_unavailable", "internal")
+UNAUTHENTICATED = 401
+CHALLENGE = {"WWW-Authenticate": {"description": "RFC 6750.", "schema": {"const": "Bearer"}}}
 # What a job can have failed of, told to who waits for it.
 FAILURES = (
     *("invalid_options", "unsupported_media", "no_video_stream", "corrupt_video", "zero_frames", "video_too_long"),
@@ -111,4 +125,5 @@ def _described(status: int) -> dict[str, Any]:
         "description": title_of(status),
         "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}, "examples": {}}},
         **({"headers": pause} if status in {429, 503, 507} else {}),
+        **({"headers": CHALLENGE} if status == UNAUTHENTICATED else {}),
     }

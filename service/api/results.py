@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from fnmatch import fnmatchcase
 from typing import Any, cast
 
 from fastapi import Request
@@ -54,16 +55,27 @@ def chosen_format(request: Request) -> str:
         if given not in MEDIA_TYPES:
             raise NotAcceptable(f"format {given[:50]!r}; there are: {', '.join(MEDIA_TYPES)}")
         return given
-    accepted = [part.split(";")[0].strip().lower() for part in request.headers.get("accept", "*/*").split(",")]
+    accepted = accepted_kinds(request.headers.get("accept") or "*/*")
     for kind in accepted:
-        if kind in {"*/*", "application/*", ""}:
-            return "json"
         for form, media_type in MEDIA_TYPES.items():
-            if kind == media_type.split(";")[0]:
+            if fnmatchcase(media_type.split(";")[0], kind):
                 return form
     raise NotAcceptable(
         f"none of {', '.join(accepted)[:200]} is on offer; there are: {', '.join(MEDIA_TYPES.values())}"
     )
+
+
+def accepted_kinds(header: str) -> list[str]:
+    """What is wanted, most of all first; a quality of 0 means that it is not."""
+    found: list[tuple[float, str]] = []
+    for part in header.split(","):
+        kind, *parameters = (piece.strip().lower() for piece in part.split(";"))
+        quality = next((value[2:] for value in parameters if value.startswith("q=")), "1")
+        try:
+            found.append((float(quality), kind))
+        except ValueError:
+            found.append((0.0, kind))
+    return [kind for quality, kind in sorted(found, key=lambda one: -one[0]) if quality > 0]
 
 
 def written(document: dict[str, Any], form: str) -> str:

@@ -18,6 +18,7 @@ T = TypeVar("T", bound=BaseModel)
 Tag = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:/-]{1,64}$")]
 Seconds = Annotated[float, Field(ge=0, le=1e9)]
 Duration = Annotated[float, Field(gt=0, le=1e9)]
+Webhook = Annotated[str, Field(min_length=1, max_length=2048, description="A URL that is told of the job's end.")]
 
 
 class Strict(BaseModel):
@@ -37,6 +38,7 @@ class Options(Strict):
     tags: Annotated[tuple[Tag, ...], Field(max_length=16)] | None = None
     timeout_s: Duration | None = Field(default=None, description="How long one attempt may run.")
     deadline_s: Duration | None = Field(default=None, description="From now on; a job that is not done then expires.")
+    webhook: Webhook | None = None
 
     def detect_options(self) -> DetectOptions:
         return DetectOptions(
@@ -64,26 +66,35 @@ class DetectionBody(Strict):
     tags: Annotated[tuple[Tag, ...], Field(max_length=16)] | None = None
     timeout_s: Duration | None = None
     deadline_s: Duration | None = None
+    webhook: Webhook | None = None
 
 
+MOST_FINDINGS = 100
 SEVERAL = {"labels": "labels", "include": "include", "tag": "tags"}
-SINGLE = ("model", "min_score", "top_k", "start_s", "end_s", "priority", "timeout_s", "deadline_s")
+SINGLE = ("model", "min_score", "top_k", "start_s", "end_s", "priority", "timeout_s", "deadline_s", "webhook")
 
 
 def read_body(text: bytes) -> tuple[VideoReference, dict[str, Any]]:
-    body = _checked(DetectionBody, _json(text))
+    return read_detection(parse_json(text))
+
+
+def read_detection(document: Any) -> tuple[VideoReference, dict[str, Any]]:
+    body = _checked(DetectionBody, document)
     outer = body.model_dump(exclude_none=True, exclude={"video", "options"})
     return body.video, merge(body.options.model_dump(exclude_none=True), outer)
 
 
 def read_options(text: bytes) -> dict[str, Any]:
-    return _checked(OptionsAndModel, _json(text)).model_dump(exclude_none=True)
+    return _checked(OptionsAndModel, parse_json(text)).model_dump(exclude_none=True)
 
 
 def read_query(query: QueryParams) -> dict[str, Any]:
     unknown = set(query) - set(SINGLE) - set(SEVERAL) - {"name"}
     if unknown:
         raise InvalidOptions(f"unknown query parameters: {', '.join(sorted(unknown))}")
+    for name in SINGLE:
+        if len(values := query.getlist(name)) > 1:
+            raise InvalidOptions(f"{name} is given {len(values)} times, as {', '.join(values)[:200]}; once is enough")
     given: dict[str, Any] = {name: query[name] for name in SINGLE if name in query}
     for name, field in SEVERAL.items():
         if name in query:
@@ -127,10 +138,11 @@ def job_document(job: Job) -> dict[str, Any]:
         "progress": asdict(job.progress) if job.progress else None,
         "failure": asdict(job.failure) if job.failure else None,
         "dead_letter": job.dead_letter,
+        "webhook": request.webhook,
     }
 
 
-def _json(text: bytes) -> Any:
+def parse_json(text: bytes) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -141,5 +153,6 @@ def _checked(kind: type[T], given: Any, strict: bool | None = None) -> T:
     try:
         return kind.model_validate(given, strict=strict)
     except ValidationError as error:
-        said = (f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors(include_url=False))
-        raise InvalidOptions("; ".join(said)[:2000]) from None
+        found = [{"where": list(one["loc"]), "message": one["msg"]} for one in error.errors(include_url=False)]
+        said = (f"{'.'.join(map(str, one['where']))}: {one['message']}" for one in found)
+        raise InvalidOptions("; ".join(said)[:2000], found[:MOST_FINDINGS]) from None

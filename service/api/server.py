@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from dataclasses import dataclass
 from types import FrameType
 
@@ -24,11 +25,15 @@ class Address:
 
 
 class DrainingServer(uvicorn.Server):
-    """Refuses new work from the signal on; uvicorn then lets what is under way finish."""
+    """On a signal, says that it is not ready; `unready_s` later refuses new work and lets what is under way finish.
 
-    def __init__(self, config: uvicorn.Config, state: ApiState) -> None:
+    In between it takes work as ever, so that a balancer can turn away from it before anybody is refused. A second
+    signal cuts that short.
+    """
+
+    def __init__(self, config: uvicorn.Config, state: ApiState, unready_s: float) -> None:
         super().__init__(config)
-        self._state = state
+        self._state, self._unready_s = state, unready_s
 
     async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
         await super().startup(sockets)  # type: ignore[arg-type]
@@ -39,7 +44,17 @@ class DrainingServer(uvicorn.Server):
                 print(f"listening on http://{shown}:{port}", file=sys.stderr, flush=True)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self._state.drain()
+        if self._state.leaving or self._unready_s == 0:
+            self._end(sig, frame)
+            return
+        self._state.leaving = True
+        timer = threading.Timer(self._unready_s, self._end, (sig, frame))
+        timer.daemon = True
+        timer.start()
+
+    def _end(self, sig: int, frame: FrameType | None) -> None:
+        if not self._state.draining:
+            self._state.drain()
         super().handle_exit(sig, frame)
 
 
@@ -56,4 +71,4 @@ def build(app: FastAPI, config: Settings, address: Address) -> DrainingServer:
         server_header=False,
         lifespan="on",
     )
-    return DrainingServer(settings, app.state.api)
+    return DrainingServer(settings, app.state.api, config.unready_s)

@@ -6,36 +6,48 @@ import os
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 import anyio
 import anyio.to_thread
 from fastapi import Request
+from starlette.routing import Route
 
 from service.api.admission import Admission
 from service.api.job_watch import JobWatch
 from service.api.metrics import ApiMetrics
+from service.configured import Backends
 from service.errors import Draining, QueueFull, Unavailable
-from service.jobs.artifacts import ArtifactStore
 from service.jobs.job import JobRequest
-from service.jobs.queue import Idempotency, JobQueue, Submission
+from service.jobs.keys import KeyRing
+from service.jobs.queue import Idempotency, Submission
 from service.settings import MIB, Settings
 
 THREADS = 64
 # A look at a video is a process: dozens at once starve one another until sound videos are refused for their slowness.
 LOOKS = 2 * (os.cpu_count() or 1)
 MOST_WAITING_LOOKS = max(16, 4 * LOOKS)
+DOWNLOADS = 8
+# A key that was revoked is refused after this long at most.
+KEYS_FRESH_S = 5.0
 R = TypeVar("R")
 
 
 class ApiState:
-    def __init__(self, config: Settings, queue: JobQueue, store: ArtifactStore) -> None:
-        self.config, self.queue, self.store = config, queue, store
+    def __init__(self, config: Settings, held: Backends) -> None:
+        self.config, self.queue, self.store, self.records = config, held.queue, held.store, held.records
         self.threads = anyio.CapacityLimiter(THREADS)
         self.looks = anyio.Semaphore(LOOKS)
-        self.watch = JobWatch(queue.versions, self.threads)
-        self.metrics = ApiMetrics(queue, store)
-        self.admission = Admission(queue, store, config.min_free_disk_mib * MIB)
+        self.downloads = anyio.Semaphore(DOWNLOADS)
+        self.watch = JobWatch(held.queue.versions, self.threads)
+        self.metrics = ApiMetrics(held.queue, held.store)
+        self.admission = Admission(held.queue, held.store, config.min_free_disk_mib * MIB)
+        self.keys, self.buckets = KeyRing(held.records), held.buckets
+        self.routes: list[Route] = []
         self.started = False
+        self.leaving = False  # and will soon drain
+        self.intakes: dict[str, dict[anyio.CancelScope, anyio.Event]] = {}  # bodies of parts that come in, by upload
+        self.completing: WeakValueDictionary[str, anyio.Lock] = WeakValueDictionary()  # uploads, by id
         self.durations_s: dict[str, float] = {}  # of videos by key, so that none is looked at twice
 
     @property
@@ -54,15 +66,27 @@ class ApiState:
             raise Unavailable(f"{waiting} new videos wait to be looked at already; send it again later")
 
     async def submit(self, request: JobRequest, idempotency: Idempotency | None) -> Submission:
-        self.admission.check_length(request)
+        owner_video_s = await self._owner_video_s(request.owner)
+        self.admission.check_length(request, owner_video_s)
         try:
-            submission = await self.ask(self.queue.submit, request, idempotency)
+            submission = await self.ask(self.queue.submit, request, idempotency, owner_video_s)
         except QueueFull:
             await self.ask(self.admission.look)  # for its pause; the look before the upload may be old
             raise
         if not submission.replayed:
             self.metrics.submitted.labels(request.model, request.priority).inc()
         return submission
+
+    async def look_at_keys(self, age_s: float = KEYS_FRESH_S) -> None:
+        if self.keys.is_older(age_s):
+            await self.ask(self.keys.read)
+
+    async def _owner_video_s(self, owner: str) -> float | None:
+        if not owner:
+            return None
+        await self.look_at_keys()
+        key = self.keys.get(owner)
+        return key.allowance.max_queued_video_s if key else None
 
     def drain(self) -> None:
         """Readiness and submissions are refused from here on; who waits is answered now."""

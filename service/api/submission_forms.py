@@ -39,6 +39,8 @@ PROBLEMS = (
     *("malformed_request", "incomplete_upload", "upload_timeout", "model_not_found", "video_not_found"),
     *(
         "video_url_denied",
+        "video_url_failed",
+        "webhook_denied",
         "idempotency_mismatch",
         "job_not_found",
         "queue_full",

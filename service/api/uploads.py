@@ -23,6 +23,7 @@ from service.jobs.artifacts import Artifact
 # What stays below this after the longest silence is ended: a trickle would hold its connection for days.
 SLOWEST_BYTES_PER_S = 1024
 OPTIONS_BYTES = 1024 * 1024
+FORM_BYTES = OPTIONS_BYTES + 65536  # what a form may hold besides its video
 JSON_BYTES = 1024 * 1024
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
@@ -77,7 +78,8 @@ async def receive(request: Request, state: ApiState, form: bool) -> Upload:
     """The whole body, raw or as a form, with the video streamed into the store."""
     limit = state.config.max_video_mib * 1024 * 1024
     length = length_of(request)
-    if length is not None and length > limit + (OPTIONS_BYTES + 65536 if form else 0):
+    most = limit + (FORM_BYTES if form else 0)
+    if length is not None and length > most:
         raise VideoTooLarge(f"the body has {length} bytes; a video has at most {limit}")
     parts = FormParts(request.headers["content-type"]) if form else None
     received = 0
@@ -85,6 +87,8 @@ async def receive(request: Request, state: ApiState, form: bool) -> Upload:
         async for block in blocks(request, state.config.upload_silence_s):
             data = parts.feed(block) if parts else block
             received += len(block)
+            if received > most:
+                raise VideoTooLarge(f"the body has more than {most} bytes; a video has at most {limit}")
             if data:
                 await state.ask(writer.write, data)
             state.metrics.upload_bytes.inc(len(block))
@@ -100,7 +104,7 @@ async def receive(request: Request, state: ApiState, form: bool) -> Upload:
 def raw_name(request: Request) -> str:
     given = request.query_params.get("name")
     if given is None and (header := request.headers.get("content-disposition")):
-        given = _file_name(header.encode("latin-1"))
+        given = file_name(header.encode("latin-1"))
     return clean_name(given or "video")
 
 
@@ -114,10 +118,6 @@ class FormParts:
     """Takes a multipart body in blocks and gives the video's bytes of each; the options are kept."""
 
     def __init__(self, content_type: str) -> None:
-        _, parameters = parse_options_header(content_type)
-        boundary = parameters.get(b"boundary")
-        if not boundary or len(boundary) > 200:
-            raise MalformedRequest("multipart/form-data needs a boundary of 1 to 200 characters")
         self.options: bytearray | None = None
         self.name: str | None = None
         self._part = ""
@@ -134,7 +134,7 @@ class FormParts:
             "on_part_data": self._take,
             "on_end": self._end,
         }
-        self._parser = MultipartParser(boundary, callbacks)
+        self._parser = MultipartParser(boundary_of(content_type), callbacks)
 
     def feed(self, block: bytes) -> bytes:
         try:
@@ -170,7 +170,7 @@ class FormParts:
         if (self.name if self._part == "video" else self.options) is not None:
             raise MalformedRequest(f"the part {self._part!r} stands twice")
         if self._part == "video":
-            self.name = clean_name(_file_name(disposition) or "video")
+            self.name = clean_name(file_name(disposition) or "video")
         else:
             self.options = bytearray()
 
@@ -186,7 +186,14 @@ class FormParts:
         self._ended = True
 
 
-def _file_name(disposition: bytes) -> str | None:
+def boundary_of(content_type: str) -> bytes:
+    boundary = parse_options_header(content_type)[1].get(b"boundary")
+    if not boundary or len(boundary) > 200:
+        raise MalformedRequest("multipart/form-data needs a boundary of 1 to 200 characters")
+    return boundary
+
+
+def file_name(disposition: bytes) -> str | None:
     """RFC 6266: the exact name where there is one, else the plain one."""
     if exact := re.search(rb"filename\*\s*=\s*utf-8'[^']*'([^;\s]+)", disposition, re.IGNORECASE):
         return unquote(exact[1].decode("latin-1"), errors="replace")

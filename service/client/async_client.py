@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Self
 
 import httpx
 
+from service.client import resumable, uploads
 from service.client.calls import Calls, Pause, Request, Steps, T, query_of
-from service.client.connection import TIMEOUT_S, checked_url, headers_of
+from service.client.connection import TIMEOUT_S, authorization, checked_url, headers_of
 from service.client.documents import Job
-from service.client.uploads import Ask, VideoSource
+from service.client.uploads import Ask, StoredVideo, VideoSource
 from service.client.watching import OnProgress, Watch
 from service.errors import TalError
 from service.localization import Localization
@@ -21,8 +23,11 @@ from service.localization import Localization
 class AsyncClient:
     """One service; `close`, or leaving its `async with`, ends its connections."""
 
-    def __init__(self, base_url: str, *, timeout_s: float = TIMEOUT_S, retries: int = 4) -> None:
-        self._http = httpx.AsyncClient(base_url=checked_url(base_url), timeout=timeout_s)
+    def __init__(
+        self, base_url: str, *, api_key: str | None = None, timeout_s: float = TIMEOUT_S, retries: int = 4
+    ) -> None:
+        url, headers = checked_url(base_url), authorization(api_key)
+        self._http = httpx.AsyncClient(base_url=url, timeout=timeout_s, headers=headers)
         self._timeout_s = timeout_s
         self._calls = Calls(base_url, retries)
 
@@ -99,6 +104,10 @@ class AsyncClient:
     async def delete(self, job_id: str) -> None:
         await self._run(self._calls.delete(job_id))
 
+    async def upload(self, video: Path, *, name: str | None = None) -> StoredVideo:
+        """Stores a video for later, in parts: a connection that breaks costs what was on its way."""
+        return await self._run(resumable.upload(self._calls, uploads.prepare(video, name)))
+
     async def models(self) -> list[dict[str, Any]]:
         return await self._run(self._calls.models())
 
@@ -133,6 +142,7 @@ class AsyncClient:
             headers=headers_of(request),
             json=request.json,
             content=content,
+            timeout=httpx.Timeout(self._timeout_s, read=max(self._timeout_s, request.silence_s)),
         )
 
     async def _listen(self, watch: Watch) -> None:

@@ -7,7 +7,9 @@ the connection; so the synchronous and the asynchronous client share every decis
 from __future__ import annotations
 
 import itertools
+import math
 import random
+import time
 import uuid
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
@@ -18,7 +20,7 @@ import httpx
 
 from service import formats
 from service.client import uploads
-from service.client.documents import Job, error_in, json_of, read_job
+from service.client.documents import Job, error_in, is_of_a_job, json_of, read_job
 from service.client.uploads import Ask, Query, StoredVideo, Upload, VideoSource, VideoUrl
 from service.errors import ServerUnreachable, UnexpectedAnswer, first_line
 from service.localization import Localization
@@ -27,6 +29,9 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
 # A service that asks for a longer pause is told of instead.
 PATIENCE_S = 120.0
 BUSY = frozenset({429, 502, 503, 504})
+NOT_FOUND = 404
+# A service fetches a video from its URL before it answers.
+DOWNLOAD_S = 900.0
 
 T = TypeVar("T")
 
@@ -39,6 +44,7 @@ class Request:
     headers: Mapping[str, str] = field(default_factory=dict)
     json: Any = None
     upload: Upload | None = None
+    silence_s: float = 0.0  # how long the answer may stay away, where that is longer than usual
 
     @property
     def repeatable(self) -> bool:
@@ -63,7 +69,9 @@ class Calls:
     def submit(self, source: VideoSource, ask: Ask, name: str | None) -> Steps[Job]:
         headers = {"Prefer": "respond-async", "Idempotency-Key": ask.idempotency_key}
         if isinstance(source, StoredVideo | VideoUrl):
-            request = Request("POST", "/v1/detections", headers=headers, json=ask.document(source))
+            silence_s = DOWNLOAD_S if isinstance(source, VideoUrl) else 0.0
+            document = ask.document(source)
+            request = Request("POST", "/v1/detections", headers=headers, json=document, silence_s=silence_s)
         else:
             upload = uploads.prepare(source, name)
             request = Request("POST", "/v1/detections", ask.query(), {**headers, **upload.headers}, upload=upload)
@@ -120,21 +128,27 @@ class Calls:
             raise self._unreachable(error) from error
         return _given(answer).status_code == 200
 
-    def exchange(self, request: Request) -> Steps[httpx.Response]:
-        """The answer, once it is one; what says no for good, and what says it too often, is raised."""
+    def exchange(self, request: Request, until_s: float = math.inf) -> Steps[httpx.Response]:
+        """The answer, once it is one; what says no for good, or too often, or still at `until_s`, is raised."""
+        lost = False
         for sent in itertools.count():
             last = sent >= self.retries or not request.repeatable
+            pause_s = _backoff_s(sent)
             try:
                 answer = _given((yield request))
             except httpx.RequestError as error:
-                if last:
+                if last or time.monotonic() + pause_s >= until_s:
                     raise self._unreachable(error) from error
-                yield Pause(_backoff_s(sent))
+                lost = True
+                yield Pause(pause_s)
                 continue
-            pause_s = _retry_after_s(answer)
-            if last or not _worth_another(answer, pause_s):
+            if lost and request.method == "DELETE" and answer.status_code == NOT_FOUND:
+                return answer  # the request whose answer was lost had deleted it
+            asked_s = _retry_after_s(answer)
+            pause_s = pause_s if asked_s is None else asked_s
+            if last or not _worth_another(answer, asked_s) or time.monotonic() + pause_s >= until_s:
                 return _sound(answer)
-            yield Pause(_backoff_s(sent) if pause_s is None else pause_s)
+            yield Pause(pause_s)
         raise AssertionError("counting does not end")
 
     def _unreachable(self, error: httpx.RequestError) -> ServerUnreachable:
@@ -165,6 +179,8 @@ def _given(answer: httpx.Response | None) -> httpx.Response:
 
 def _worth_another(answer: httpx.Response, pause_s: float | None) -> bool:
     """Whether the service is busy rather than of another opinion, and not for too long."""
+    if is_of_a_job(answer):
+        return False
     busy = answer.status_code in BUSY or (answer.status_code >= 400 and pause_s is not None)
     return busy and (pause_s or 0.0) <= PATIENCE_S
 

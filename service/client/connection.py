@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from importlib import metadata
 
 import httpx
@@ -10,6 +12,7 @@ from service.client.calls import Request
 from service.errors import InvalidOptions
 
 TIMEOUT_S = 60.0
+SENDABLE = re.compile(r"[\x21-\x7e]{1,1000}")
 
 
 def checked_url(base_url: str) -> httpx.URL:
@@ -20,6 +23,16 @@ def checked_url(base_url: str) -> httpx.URL:
     if url.scheme not in {"http", "https"} or not url.host:
         raise InvalidOptions(f"server {base_url!r} is no URL; one such as http://localhost:8000 is needed")
     return url
+
+
+def authorization(api_key: str | None) -> dict[str, str]:
+    """For every request; without a key, TAL_API_KEY's is taken, if there is one."""
+    key = api_key or os.environ.get("TAL_API_KEY", "").strip()
+    if not key:
+        return {}
+    if not SENDABLE.fullmatch(key):  # and is not told: it is a secret
+        raise InvalidOptions("the API key (TAL_API_KEY) is none: it has spaces or other odd characters")
+    return {"Authorization": f"Bearer {key}"}
 
 
 def headers_of(request: Request) -> dict[str, str]:

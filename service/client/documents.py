@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
@@ -47,6 +47,12 @@ class Job:
     attempts: int = 0
     progress: Progress | None = None
     failure: Failure | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    timeout_s: float | None = None
+    deadline_at_s: float | None = None
+    retry_of: str | None = None
+    dead_letter: bool = False
+    webhook: str | None = None
 
     @property
     def finished(self) -> bool:
@@ -108,6 +114,14 @@ def error_in(answer: httpx.Response) -> TalError:
         return UnexpectedAnswer(
             f"{answer.url} answered {answer.status_code} {answer.reason_phrase}: {said}", status=answer.status_code
         )
+
+
+def is_of_a_job(answer: httpx.Response) -> bool:
+    """Whether it tells how a job ended, which no other request changes."""
+    try:
+        return answer.status_code >= 400 and bool(answer.json().get("job_id"))
+    except (ValueError, AttributeError):
+        return False
 
 
 def _known(kind: type, document: Mapping[str, Any]) -> dict[str, Any]:

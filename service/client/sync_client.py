@@ -5,14 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Self
 
 import httpx
 
+from service.client import resumable, uploads
 from service.client.calls import Calls, Pause, Request, Steps, T, query_of
-from service.client.connection import TIMEOUT_S, checked_url, headers_of
+from service.client.connection import TIMEOUT_S, authorization, checked_url, headers_of
 from service.client.documents import Job
-from service.client.uploads import Ask, VideoSource
+from service.client.uploads import Ask, StoredVideo, VideoSource
 from service.client.watching import OnProgress, Watch
 from service.errors import TalError
 from service.localization import Localization
@@ -21,8 +23,11 @@ from service.localization import Localization
 class Client:
     """One service. Threads may share it; `close`, or leaving its `with`, ends its connections."""
 
-    def __init__(self, base_url: str, *, timeout_s: float = TIMEOUT_S, retries: int = 4) -> None:
-        self._http = httpx.Client(base_url=checked_url(base_url), timeout=timeout_s)
+    def __init__(
+        self, base_url: str, *, api_key: str | None = None, timeout_s: float = TIMEOUT_S, retries: int = 4
+    ) -> None:
+        url, headers = checked_url(base_url), authorization(api_key)
+        self._http = httpx.Client(base_url=url, timeout=timeout_s, headers=headers)
         self._timeout_s = timeout_s
         self._calls = Calls(base_url, retries)
 
@@ -95,6 +100,10 @@ class Client:
     def delete(self, job_id: str) -> None:
         self._run(self._calls.delete(job_id))
 
+    def upload(self, video: Path, *, name: str | None = None) -> StoredVideo:
+        """Stores a video for later, in parts: a connection that breaks costs what was on its way."""
+        return self._run(resumable.upload(self._calls, uploads.prepare(video, name)))
+
     def models(self) -> list[dict[str, Any]]:
         return self._run(self._calls.models())
 
@@ -129,6 +138,7 @@ class Client:
             headers=headers_of(request),
             json=request.json,
             content=content,
+            timeout=httpx.Timeout(self._timeout_s, read=max(self._timeout_s, request.silence_s)),
         )
 
     def _listen(self, watch: Watch) -> None:

@@ -64,6 +64,7 @@ class Ask:
     timeout_s: float | None = None
     deadline_s: float | None = None
     idempotency_key: str = field(default_factory=lambda: str(uuid.uuid4()))
+    webhook: str | None = None
 
     def query(self) -> Query:
         """For an upload, whose body is the video. Lists are repeated, since a label may hold a comma."""
@@ -77,6 +78,7 @@ class Ask:
             "priority": self.priority,
             "timeout_s": self.timeout_s,
             "deadline_s": self.deadline_s,
+            "webhook": self.webhook,
         }
         several = {"labels": options.labels or (), "include": options.include, "tag": self.tags}
         query: Query = [(name, value) for name, value in single.items() if value is not None]
@@ -92,6 +94,7 @@ class Ask:
             "tags": list(self.tags),
             "timeout_s": self.timeout_s,
             "deadline_s": self.deadline_s,
+            "webhook": self.webhook,
         }
         return {name: value for name, value in fields.items() if value not in (None, [], {})}
 
@@ -150,6 +153,7 @@ class Upload:
             except OSError as error:
                 raise VideoNotFound(f"{self.source}: {error.strerror or error}") from None
             with file:
+                file.seek(self.start or 0)
                 yield file
         else:
             if self.start is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +12,7 @@ import httpx
 
 from service.client.calls import Calls, Request, Steps, job_path
 from service.client.documents import FINISHED, Job, json_of, read_job
-from service.errors import JobNotFinished
+from service.errors import JobNotFinished, TalError
 from service.localization import Progress
 
 # The service sends a comment more often than this while nothing happens.
@@ -33,7 +34,7 @@ class Watch:
         self._job_id = job_id
         self._on_progress = on_progress or (lambda _: None)
         self._timeout_s = timeout_s
-        self._ends_at_s = None if timeout_s is None else time.monotonic() + timeout_s
+        self._ends_at_s = math.inf if timeout_s is None else time.monotonic() + timeout_s
         self._last_event: str | None = None
         self._etag: str | None = None
         self._job: Job | None = None
@@ -50,8 +51,7 @@ class Watch:
         return Request("GET", job_path(self._job_id, "events"), headers={"Accept": "text/event-stream", **after})
 
     def silence_s(self) -> float:
-        left_s = SILENCE_S if self._ends_at_s is None else self._ends_at_s - time.monotonic()
-        return max(0.1, min(SILENCE_S, left_s))
+        return max(0.1, min(SILENCE_S, self._ends_at_s - time.monotonic()))
 
     def accepts(self, answer: httpx.Response) -> bool:
         """Whether it is a stream of events; it counts as a silent one until an event comes."""
@@ -71,12 +71,18 @@ class Watch:
     def poll(self) -> Steps[Job]:
         """The job as it is, cheaply where it has not changed; raises JobNotFinished when the time is up."""
         headers = {"If-None-Match": self._etag} if self._etag else {}
-        answer = yield from self._calls.exchange(Request("GET", job_path(self._job_id), headers=headers))
+        request = Request("GET", job_path(self._job_id), headers=headers)
+        try:
+            answer = yield from self._calls.exchange(request, self._ends_at_s)
+        except TalError as error:
+            if error.retryable and self._timeout_s is not None:
+                raise self._not_finished(f"could not be asked for: {error}") from error
+            raise
         if answer.status_code != 304 or self._job is None:
             self._job, self._etag = read_job(json_of(answer)), answer.headers.get("etag")
             self._report(self._job.progress)
         if self._time_is_up() and not self._job.finished:
-            raise JobNotFinished(f"job {self._job.id} is still {self._job.state} after {self._timeout_s:g} s")
+            raise self._not_finished(f"is still {self._job.state}")
         return self._job
 
     def pause_s(self) -> float:
@@ -100,7 +106,10 @@ class Watch:
             self._on_progress(progress)
 
     def _time_is_up(self) -> bool:
-        return self._ends_at_s is not None and time.monotonic() >= self._ends_at_s
+        return time.monotonic() >= self._ends_at_s
+
+    def _not_finished(self, what: str) -> JobNotFinished:
+        return JobNotFinished(f"within {self._timeout_s:g} s, job {self._job_id} {what}")
 
 
 def _object(text: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,7 +14,7 @@ import typer
 
 from service.client import Client, Job
 from service.commands.remote_detect import ServerOption
-from service.errors import InvalidOptions
+from service.errors import InvalidOptions, JobError
 from service.localization import Progress
 
 SOME_FAILED = 1
@@ -71,24 +72,21 @@ def result(
 def cancel(job_ids: JobsArgument, server: ServerOption) -> None:
     """Ends jobs that are not done; prints each as it stands then."""
     with Client(server) as client:
-        for job_id in job_ids:
-            typer.echo(_line(client.cancel(job_id)))
+        _each(job_ids, lambda job_id: typer.echo(_line(client.cancel(job_id))))
 
 
 @app.command()
 def retry(job_ids: JobsArgument, server: ServerOption) -> None:
     """Makes a new job of the request of each, and prints that one."""
     with Client(server) as client:
-        for job_id in job_ids:
-            typer.echo(_line(client.retry(job_id)))
+        _each(job_ids, lambda job_id: typer.echo(_line(client.retry(job_id))))
 
 
 @app.command()
 def delete(job_ids: JobsArgument, server: ServerOption) -> None:
     """Forgets finished jobs and their results."""
     with Client(server) as client:
-        for job_id in job_ids:
-            client.delete(job_id)
+        _each(job_ids, client.delete)
 
 
 @app.command()
@@ -102,6 +100,19 @@ def watch(
         job = client.wait(job_id, on_progress=_tell, timeout_s=timeout)
     typer.echo(_line(job))
     if job.state != "succeeded":
+        raise typer.Exit(SOME_FAILED)
+
+
+def _each(job_ids: list[str], do: Callable[[str], None]) -> None:
+    """A job that cannot be had does not stop the others; the exit status is then 1."""
+    failed = False
+    for job_id in job_ids:
+        try:
+            do(job_id)
+        except JobError as error:
+            failed = True
+            typer.echo(f"{job_id}: {error} [{error.code}]", err=True)
+    if failed:
         raise typer.Exit(SOME_FAILED)
 
 

@@ -1,7 +1,8 @@
 """The promise that every artifact store keeps: bytes in under a key, a readable file of them out.
 
-Videos and results are named by the sha256 of their bytes; features by what they were computed from. A store has an id,
-so that an API and workers which would look for each other's files in different places refuse to work together.
+Videos and results are named by the sha256 of their bytes; features by what they were computed from; parts of an upload
+by its id. A store has an id, so that an API and workers which would look for each other's files in different places
+refuse to work together.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Protocol, Self
 
-Kind = Literal["video", "result", "features"]
-KINDS: tuple[Kind, ...] = ("video", "result", "features")
+Kind = Literal["video", "result", "features", "part"]
+KINDS: tuple[Kind, ...] = ("video", "result", "features", "part")
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,11 @@ class ArtifactWriter(Protocol):
 class ArtifactStore(Protocol):
     """`path`, `touch` and `delete` raise ArtifactNotFound for what is not there."""
 
-    id: str
+    @property
+    def id(self) -> str: ...
 
-    def writer(self, kind: Kind, max_bytes: int | None = None) -> ArtifactWriter: ...
+    def writer(self, kind: Kind, max_bytes: int | None = None, key: str | None = None) -> ArtifactWriter:
+        """Of what will be under the key given, else under the sha256 of its bytes."""
 
     def put(self, kind: Kind, data: bytes, key: str | None = None) -> Artifact:
         """Whole bytes at once, under their sha256 or, for what is computed, the key given; replaces what is there."""
@@ -63,3 +66,6 @@ class ArtifactStore(Protocol):
         """Removes what nobody has used for so long and `in_use` does not name; half-written files too. Their number."""
 
     def free_bytes(self) -> int: ...
+
+    def ping(self) -> None:
+        """Raises Unavailable or OSError where it does not answer."""

@@ -1,15 +1,18 @@
-"""A queue, a store and times of keeping in; what nobody needs any longer gone. Any number of janitors may run."""
+"""Queue, store, records and times of keeping in; what nobody needs any longer gone. Any number of janitors may run."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from service.errors import TalError
 from service.jobs.artifacts import ArtifactStore, Kind
+from service.jobs.partial_uploads import needed_parts
 from service.jobs.queue import JobQueue
+from service.jobs.records import Records
 
 # A store of many files takes long to look through; the rest between takes that many times as long.
 STORE_REST = 20
@@ -24,24 +27,25 @@ class Retention:
     uploads_s: float = 86400.0
     results_s: float = 7 * 86400.0
     features_s: float = 7 * 86400.0
+    parts_s: float = 86400.0
 
     def by_kind(self) -> dict[Kind, float]:
-        return {"video": self.uploads_s, "result": self.results_s, "features": self.features_s}
+        return {"video": self.uploads_s, "result": self.results_s, "features": self.features_s, "part": self.parts_s}
 
 
 class Janitor:
-    def __init__(self, queue: JobQueue, store: ArtifactStore, retention: Retention) -> None:
-        self._queue, self._store, self._retention = queue, store, retention
+    def __init__(self, queue: JobQueue, store: ArtifactStore, records: Records, retention: Retention) -> None:
+        self._queue, self._store, self._records, self._retention = queue, store, records, retention
 
     def run_once(self) -> None:
         """Jobs first, since a job that is removed frees its artifacts; one failure does not keep the rest from it."""
-        self._sweep_queue()
+        self._sweep_records()
         self._sweep_stores()
 
     def run_forever(self, stop: threading.Event, every_s: float) -> None:
         store_at_s = 0.0
         while not stop.is_set():
-            self._sweep_queue()
+            self._sweep_records()
             if (began_s := time.monotonic()) >= store_at_s:
                 self._sweep_stores()
                 ended_s = time.monotonic()
@@ -52,21 +56,26 @@ class Janitor:
         for kind, unused_s in self._retention.by_kind().items():
             self._sweep_store(kind, unused_s)
 
-    def _sweep_queue(self) -> None:
-        try:
-            swept = self._queue.sweep()
-        except Exception as error:  # noqa: BLE001
-            _tell("the queue", error)
-        else:
-            log.debug("queue swept: %s", swept)
+    def _sweep_records(self) -> None:
+        for what, sweep in (("the queue", self._queue.sweep), ("the records", self._records.sweep)):
+            try:
+                swept = sweep()
+            except Exception as error:  # noqa: BLE001
+                _tell(what, error)
+            else:
+                log.debug("%s swept: %s", what, swept)
 
     def _sweep_store(self, kind: Kind, unused_s: float) -> None:
+        needed = self._needed_parts if kind == "part" else self._queue.references
         try:
-            removed = self._store.sweep(kind, unused_s, self._queue.references)
+            removed = self._store.sweep(kind, unused_s, needed)
         except Exception as error:  # noqa: BLE001
             _tell(f"the store's {kind}s", error)
         else:
             log.log(logging.INFO if removed else logging.DEBUG, "store swept of %d unused %ss", removed, kind)
+
+    def _needed_parts(self, keys: Collection[str]) -> set[str]:
+        return needed_parts(self._records, keys)
 
 
 def _tell(what: str, error: Exception) -> None:

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from service.errors import (
     ArtifactNotFound,
@@ -49,15 +49,17 @@ class LocalStore:
         self._incoming = self.folder / "incoming"
         try:
             for part in (self._incoming, *(self.folder / kind for kind in KINDS)):
-                _make_folder(part)
+                make_folder(part)
             self.id = self._identity()
         except OSError as error:
             raise DeploymentError(
                 f"artifact store {folder}: {first_line(error)}; a writable folder is needed"
             ) from None
 
-    def writer(self, kind: Kind, max_bytes: int | None = None) -> LocalWriter:
-        return LocalWriter(self, kind, max_bytes)
+    def writer(self, kind: Kind, max_bytes: int | None = None, key: str | None = None) -> LocalWriter:
+        if key is not None:
+            check_key(kind, key)
+        return LocalWriter(self, kind, max_bytes, key)
 
     def put(self, kind: Kind, data: bytes, key: str | None = None) -> Artifact:
         if key is not None:
@@ -82,7 +84,7 @@ class LocalStore:
 
     def sweep(self, kind: Kind, unused_s: float, in_use: Callable[[Collection[str]], set[str]]) -> int:
         removed = self._sweep_incoming()
-        unused = {file.name: file for file in self._files(kind) if _age_s(file) > unused_s}
+        unused = {file.name: file for file in self._files(kind) if age_s(file) > unused_s}
         needed = in_use(list(unused)) if unused else set()
         return removed + sum(
             self._remove(file, unused_s, in_use) for key, file in sorted(unused.items()) if key not in needed
@@ -90,6 +92,9 @@ class LocalStore:
 
     def free_bytes(self) -> int:
         return shutil.disk_usage(self.folder).free
+
+    def ping(self) -> None:
+        self._incoming.stat()
 
     def check_room(self, kind: Kind) -> None:
         """Raises StorageFull before the disk is."""
@@ -102,7 +107,7 @@ class LocalStore:
     def adopt(self, received: Path, kind: Kind, key: str, replace: bool) -> None:
         """Gives a received file its name, unless the same bytes are there already."""
         file = self._file(kind, key)
-        _make_folder(file.parent)
+        make_folder(file.parent)
         with _shard(file, fcntl.LOCK_SH):
             if not replace and file.exists():
                 os.utime(file)
@@ -112,8 +117,7 @@ class LocalStore:
         _sync_folder(file.parent)
 
     def _file(self, kind: Kind, key: str) -> Path:
-        if not COMPUTED.fullmatch(key) or kind not in KINDS:
-            raise ArtifactNotFound(f"no {kind} {key[:200]!r} in the artifact store; keys are 64 hexadecimal digits")
+        check_key(kind, key)
         shard = key if SHA256.fullmatch(key) else hashlib.sha256(key.encode()).hexdigest()
         return self.folder / kind / shard[:2] / shard[2:4] / key
 
@@ -123,13 +127,13 @@ class LocalStore:
     def _remove(self, file: Path, unused_s: float, in_use: Callable[[Collection[str]], set[str]]) -> bool:
         """Asks again with the shard locked: what was used since then has a new time, what was not can no longer be."""
         with contextlib.suppress(FileNotFoundError), _shard(file, fcntl.LOCK_EX):
-            if file.exists() and _age_s(file) > unused_s and not in_use([file.name]):
+            if file.exists() and age_s(file) > unused_s and not in_use([file.name]):
                 file.unlink()
                 return True
         return False
 
     def _sweep_incoming(self) -> int:
-        return sum(_remove_abandoned(file) for file in self._incoming.iterdir() if _age_s(file) > ABANDONED_S)
+        return sum(remove_abandoned(file) for file in self._incoming.iterdir() if age_s(file) > ABANDONED_S)
 
     def _identity(self) -> str:
         """The first process that links its file under the name decides for all."""
@@ -145,20 +149,30 @@ class LocalStore:
                 os.link(offered, described)
             offered.unlink()
             _sync_folder(self.folder)
-        return _read_identity(described)
+        return read_identity(described.read_bytes(), str(described))
+
+
+class Receiver(Protocol):
+    """A store as its writers see it."""
+
+    def check_room(self, kind: Kind) -> None: ...
+
+    def new_file(self) -> Path: ...
+
+    def adopt(self, received: Path, kind: Kind, key: str, replace: bool) -> None: ...
 
 
 class LocalWriter:
     """Parts in, an artifact under the sha256 of them all (or the key given) out."""
 
-    def __init__(self, store: LocalStore, kind: Kind, max_bytes: int | None, key: str | None = None) -> None:
+    def __init__(self, store: Receiver, kind: Kind, max_bytes: int | None, key: str | None = None) -> None:
         store.check_room(kind)
         self.size_bytes = 0
         self._store, self._kind, self._max_bytes, self._key = store, kind, max_bytes, key
         self._digest = hashlib.sha256()
         self._unchecked_bytes = 0
         self._path = store.new_file()
-        with _full_is_told():
+        with full_is_told():
             self._descriptor: int | None = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         fcntl.flock(self._descriptor, fcntl.LOCK_EX)
 
@@ -175,7 +189,7 @@ class LocalWriter:
 
     def commit(self) -> Artifact:
         key = self._key or self._digest.hexdigest()
-        with _full_is_told():
+        with full_is_told():
             os.fsync(self._open_descriptor())
             self._store.adopt(self._path, self._kind, key, replace=self._key is not None)
         self._close()
@@ -193,7 +207,7 @@ class LocalWriter:
 
     def _append(self, part: bytes) -> None:
         left = memoryview(part)
-        with _full_is_told():
+        with full_is_told():
             while left:
                 left = left[os.write(self._open_descriptor(), left) :]
 
@@ -205,6 +219,11 @@ class LocalWriter:
     def _close(self) -> None:
         descriptor, self._descriptor = self._open_descriptor(), None
         os.close(descriptor)
+
+
+def check_key(kind: Kind, key: str) -> None:
+    if not COMPUTED.fullmatch(key) or kind not in KINDS:
+        raise ArtifactNotFound(f"no {kind} {key[:200]!r} in the artifact store; keys are 64 hexadecimal digits")
 
 
 @contextlib.contextmanager
@@ -227,7 +246,7 @@ def _missing_is_told(kind: Kind, key: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _full_is_told() -> Iterator[None]:
+def full_is_told() -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -236,18 +255,18 @@ def _full_is_told() -> Iterator[None]:
         raise StorageFull(f"the artifact store has no room left: {first_line(error)}") from None
 
 
-def _read_identity(described: Path) -> str:
+def read_identity(described: bytes, where: str) -> str:
     try:
-        found = json.loads(described.read_text(encoding="utf-8"))
+        found = json.loads(described)
         store_id, version = str(found["id"]), found["version"]
     except (ValueError, KeyError, TypeError):
-        raise StoreMismatch(f"{described} is damaged; it holds the id and the version of the store") from None
+        raise StoreMismatch(f"{where} is damaged; it holds the id and the version of the store") from None
     if version != VERSION:
-        raise StoreMismatch(f"{described} is of version {version!r}; this release reads version {VERSION}")
+        raise StoreMismatch(f"{where} is of version {version!r}; this release reads version {VERSION}")
     return store_id
 
 
-def _remove_abandoned(file: Path) -> bool:
+def remove_abandoned(file: Path) -> bool:
     """A lock that can be had belonged to a process that is gone."""
     with contextlib.suppress(FileNotFoundError, BlockingIOError):
         descriptor = os.open(file, os.O_RDWR)
@@ -260,7 +279,7 @@ def _remove_abandoned(file: Path) -> bool:
     return False
 
 
-def _age_s(file: Path) -> float:
+def age_s(file: Path) -> float:
     """Seconds since the last use; a file that is gone was used now."""
     try:
         return time.time() - file.stat().st_mtime
@@ -268,11 +287,11 @@ def _age_s(file: Path) -> float:
         return 0.0
 
 
-def _make_folder(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
     """With its parents, each of them entered durably in the one above."""
     if folder.is_dir():
         return
-    _make_folder(folder.parent)
+    make_folder(folder.parent)
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=0o700)
     _sync_folder(folder.parent)

@@ -105,6 +105,7 @@ class JobFilter:
     states: Collection[State] = ()
     model: str | None = None
     tag: str | None = None
+    owner: str | None = None
 
 
 @dataclass(frozen=True)
@@ -148,13 +149,18 @@ class JobQueue(Protocol):
     policy: QueuePolicy
 
     def ping(self) -> None:
-        """Raises QueueUnavailable unless jobs could be accepted now."""
+        """Raises QueueUnavailable unless jobs could be accepted now, QueueUnfit if they could get lost then."""
 
     def pair(self, store_id: str) -> None:
         """Remembers whose artifacts the jobs refer to; raises StoreMismatch for any other store afterwards."""
 
-    def submit(self, request: JobRequest, idempotency: Idempotency | None = None) -> Submission:
-        """Durably accepts a job, once per idempotency key; raises QueueFull or IdempotencyMismatch."""
+    def submit(
+        self, request: JobRequest, idempotency: Idempotency | None = None, owner_video_s: float | None = None
+    ) -> Submission:
+        """Durably accepts a job, once per idempotency key; raises QueueFull or IdempotencyMismatch.
+
+        At most `owner_video_s` seconds of video of the request's owner may wait, this one's among them.
+        """
 
     def recall(self, idempotency_key: str) -> tuple[str, Job] | None:
         """The fingerprint and the job that a key stands for, if it is still kept."""
@@ -180,7 +186,11 @@ class JobQueue(Protocol):
         """Forgets a finished job; raises JobNotFinished for any other."""
 
     def take(self, worker: str, models: Collection[str], priorities: Collection[Priority]) -> Claim | None:
-        """The next job for this worker, first of all one whose lease has lapsed, or None."""
+        """The next job for this worker, first of all one whose lease has lapsed, or None.
+
+        A lease is as long as the policy of whoever took the job says, and does not lapse while nobody could renew it.
+        Jobs whose record this release cannot read fail on the way.
+        """
 
     def renew(self, claim: Claim) -> Job:
         """Keeps the lease and tells the job as it stands (`canceling` is an order); raises LeaseLost."""
@@ -200,11 +210,17 @@ class JobQueue(Protocol):
     def beat(self, worker: WorkerRecord) -> None:
         """Says that a worker lives; workers that stay silent are forgotten."""
 
-    def leave(self, worker_id: str) -> None: ...
+    def leave(self, worker_id: str) -> None:
+        """Forgets a worker; a job whose hand-out it never heard of goes to the front again."""
 
     def workers(self) -> list[WorkerRecord]: ...
 
     def stats(self) -> QueueStats: ...
+
+    def notices(self, limit: int = 100) -> list[str]:
+        """Ids of jobs with a webhook that have finished, the first to finish first, until `noticed` takes them off."""
+
+    def noticed(self, job_id: str) -> None: ...
 
     def references(self, keys: Collection[str]) -> set[str]:
         """Those artifacts that a job still needs: videos of jobs that have not finished, results of all jobs."""

@@ -11,7 +11,7 @@ Keys, all of them under `{namespace}:` (with the braces, so that they belong to 
 | `result:{id}` | string | its result, if that is short |
 | `events:{id}` | stream | its events, `max_events` of them; an event's id is its entry's |
 | `idem:{sha256 of key}` | string | "job fingerprint", until `keep_idempotency_s` is over |
-| `ix:{state}:{model}:{tag}` | zset | ids in order, for each combination, either part may be empty |
+| `ix:{state}:{model}:{name}` | zset | ids in order, for each combination, either part may be empty |
 | `waiting:{priority}` | zset | queued jobs by the moment of their making |
 | `delayed` | zset | queued jobs that pause before another attempt, by its moment |
 | `deadlines` | zset | queued jobs with a deadline, by that |
@@ -19,18 +19,26 @@ Keys, all of them under `{namespace}:` (with the braces, so that they belong to 
 | `dlq` | stream | jobs that were given up |
 | `take:{worker}` | string, 10 minutes | "token job delivery" of its last take, for one whose reply was lost |
 | `workers` | hash | "moment record" of the last beat of each |
+| `heard` | hash | `at`: when a worker or janitor last was, `run`: of the server, `late`: how often in a row, `grace` |
 | `refs` | hash | how many jobs need an artifact |
 | `totals` | hash | milliseconds of video that are queued, per priority |
+| `owners` | hash | the same per owner |
 | `store` | string | the id of the artifact store |
 | `ping` | string, 1 minute | the last moment at which a write went through |
 
+The names of a job are its tags, its owner, its owner with each tag, and one that all jobs with a webhook share: a
+finished job under that name is one to give notice of, until it is taken off. To a worker of an earlier release they are
+all tags, so that it too moves a job in its owner's indexes, and gives notice of an end.
+
 A lease is the idle time of a stream's pending entry; the delivery in the record fences. The moment is always Redis's.
+A lease is as long as its owner's policy says, and does not end while nobody could renew it: after a pause of the server
+(`heard`) or its restart, every owner has a lease's time to renew.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
+import logging
 import re
 import secrets
 from collections.abc import Collection, Sequence
@@ -47,21 +55,18 @@ from service.errors import (
     ResultNotThere,
     StoreMismatch,
 )
+from service.jobs import redis_fields
 from service.jobs.job import (
     PRIORITIES,
     STATES,
     Event,
-    Failure,
     Job,
     JobRequest,
     Priority,
-    new_id,
-    request_from_dict,
-    request_to_dict,
+    unreadable,
 )
 from service.jobs.queue import (
     Claim,
-    Ended,
     Failed,
     Idempotency,
     JobFilter,
@@ -70,7 +75,6 @@ from service.jobs.queue import (
     QueueStats,
     StoredResult,
     Submission,
-    Succeeded,
     Swept,
     WorkerRecord,
 )
@@ -78,7 +82,10 @@ from service.jobs.redis_connection import RedisConnection
 from service.localization import Progress
 
 _POLICY = QueuePolicy()
+_SCRIPT = ("redis_records.lua", "redis_leases.lua", "redis_steps.lua")
 _ENTRY_ID = re.compile("[0-9]{1,18}-[0-9]{1,18}")
+
+log = logging.getLogger(__name__)
 
 
 class RedisQueue:
@@ -87,9 +94,15 @@ class RedisQueue:
     def __init__(self, url: str, policy: QueuePolicy = _POLICY, namespace: str = "tal") -> None:
         self.policy = policy
         self._unanswered: dict[str, str] = {}
-        self._redis = RedisConnection(url, f"{{{namespace}}}", {**vars(policy), "ageing_s": dict(policy.ageing_s)})
+        self._redis = RedisConnection(url, namespace, _SCRIPT, {**vars(policy), "ageing_s": dict(policy.ageing_s)})
+        if self._redis.lossy:
+            log.warning(
+                "This Redis loses accepted jobs when it crashes (%s); set 'appendonly yes' and 'appendfsync always'",
+                self._redis.lossy,
+            )
 
     def ping(self) -> None:
+        self._redis.check()
         self._redis.step("ping")
 
     def pair(self, store_id: str) -> None:
@@ -97,32 +110,36 @@ class RedisQueue:
         if known != store_id:
             raise StoreMismatch(f"The queue's jobs refer to artifact store {known}, and this process uses {store_id}")
 
-    def submit(self, request: JobRequest, idempotency: Idempotency | None = None) -> Submission:
-        reply = self._redis.step("submit", **_submission(request, idempotency))
+    def submit(
+        self, request: JobRequest, idempotency: Idempotency | None = None, owner_video_s: float | None = None
+    ) -> Submission:
+        limit = {"owner_video_s": owner_video_s} if request.owner and owner_video_s is not None else {}
+        reply = self._redis.step("submit", **redis_fields.submission(request, idempotency), **limit)
         if reply[0] == "IdempotencyMismatch" and idempotency:
             raise IdempotencyMismatch(
                 f"The idempotency key {idempotency.key!r} was used before, for another request; take a new key"
             )
         if reply[0] == "QueueFull":
             raise QueueFull(reply[1])
-        return Submission(_job(_pairs(reply[1])), replayed=bool(reply[2]))
+        return Submission(redis_fields.job(redis_fields.pairs(reply[1])), replayed=bool(reply[2]))
 
     def recall(self, idempotency_key: str) -> tuple[str, Job] | None:
-        reply = self._redis.step("recall", idem=_digest(idempotency_key))
-        return (reply[1], _job(_pairs(reply[2]))) if len(reply) > 1 else None
+        reply = self._redis.step("recall", idem=redis_fields.digest(idempotency_key))
+        return (reply[1], redis_fields.job(redis_fields.pairs(reply[2]))) if len(reply) > 1 else None
 
     def get(self, job_id: str) -> Job:
         fields = self._redis.fields(f"job:{job_id}")
         if not fields:
             raise _not_found(job_id)
-        return _job(fields)
+        return redis_fields.job(fields)
 
     def find(self, wanted: JobFilter, limit: int, before: str | None = None) -> list[Job]:
-        named = {"model": wanted.model, "tag": wanted.tag, "before": before}
+        name = wanted.tag if wanted.owner is None else redis_fields.name(wanted.owner, wanted.tag)
+        named = {"model": wanted.model, "name": name, "before": before}
         given = {name: value for name, value in named.items() if value is not None}
         states = sorted(set(wanted.states or STATES))
         reply = self._redis.step("find", states=states, limit=max(0, limit), **given)
-        return [_job(_pairs(flat)) for flat in reply[1]]
+        return [redis_fields.job(redis_fields.pairs(flat)) for flat in reply[1]]
 
     def versions(self, job_ids: Sequence[str]) -> dict[str, int]:
         known = self._redis.step("versions", ids=list(job_ids))[1]
@@ -134,7 +151,7 @@ class RedisQueue:
         reply = self._redis.step("events", id=job_id, after=start, limit=max(0, limit))
         if reply[0] == "JobNotFound":
             raise _not_found(job_id)
-        return [_event(entry, _pairs(flat)) for entry, flat in reply[1] or []]
+        return [redis_fields.event(entry, redis_fields.pairs(flat)) for entry, flat in reply[1] or []]
 
     def result(self, job_id: str) -> StoredResult:
         reply = self._redis.step("result", id=job_id)
@@ -149,7 +166,7 @@ class RedisQueue:
         reply = self._redis.step("cancel", id=job_id)
         if reply[0] == "JobNotFound":
             raise _not_found(job_id)
-        return _job(_pairs(reply[1]))
+        return redis_fields.job(redis_fields.pairs(reply[1]))
 
     def delete(self, job_id: str) -> None:
         reply = self._redis.step("delete", id=job_id)
@@ -159,26 +176,25 @@ class RedisQueue:
             raise JobNotFinished(f"Job {job_id} is {reply[1]}; only a finished job can be deleted")
 
     def take(self, worker: str, models: Collection[str], priorities: Collection[Priority]) -> Claim | None:
-        # A take whose reply was lost may have handed out a job; asked again with its token, it is the same job.
-        token = self._unanswered.pop(worker, None) or secrets.token_hex(8)
-        try:
-            reply = self._redis.step(
-                "take", worker=worker, models=list(models), priorities=list(priorities), token=token
-            )
-        except QueueUnavailable:
-            self._unanswered[worker] = token
-            raise
-        return Claim(_job(_pairs(reply[1])), worker) if len(reply) > 1 else None
+        while (found := self._take(worker, list(models), list(priorities))) is not None:
+            claim, failure = Claim(redis_fields.job(found), worker), unreadable(found["request"])
+            if failure is None:
+                return claim
+            log.error("job %s fails: %s", claim.job.id, failure.message)
+            self.settle(claim, Failed(failure))
+        return None
 
     def renew(self, claim: Claim) -> Job:
-        return _job(_pairs(self._claimed("renew", claim)[1]))
+        return redis_fields.job(redis_fields.pairs(self._claimed("renew", claim)[1]))
 
     def report(self, claim: Claim, progress: Progress) -> None:
         self._claimed("report", claim, progress=json.dumps(asdict(progress)))
 
     def settle(self, claim: Claim, outcome: Outcome) -> Job:
-        mark = f"{claim.delivery} {_digest(repr(outcome))}"
-        return _job(_pairs(self._claimed("settle", claim, mark=mark, **_outcome(outcome))[1]))
+        mark = f"{claim.delivery} {redis_fields.digest(repr(outcome))}"
+        return redis_fields.job(
+            redis_fields.pairs(self._claimed("settle", claim, mark=mark, **redis_fields.outcome(outcome))[1])
+        )
 
     def sweep(self) -> Swept:
         return Swept(*self._redis.step("sweep")[1])
@@ -187,10 +203,10 @@ class RedisQueue:
         self._redis.step("beat", id=worker.id, record=json.dumps(asdict(worker)))
 
     def leave(self, worker_id: str) -> None:
-        self._redis.step("leave", id=worker_id)
+        self._redis.step("leave", worker=worker_id, token=self._unanswered.pop(worker_id, ""))
 
     def workers(self) -> list[WorkerRecord]:
-        return sorted(map(_worker, self._redis.step("workers")[1]), key=lambda worker: worker.id)
+        return sorted(map(redis_fields.worker, self._redis.step("workers")[1]), key=lambda worker: worker.id)
 
     def stats(self) -> QueueStats:
         _, queued, oldest_s, running, video_ms, dead = self._redis.step("stats")
@@ -202,81 +218,33 @@ class RedisQueue:
             dead_letters=dead,
         )
 
+    def notices(self, limit: int = 100) -> list[str]:
+        return list(self._redis.step("notices", name=redis_fields.WEBHOOK, limit=max(0, limit))[1])
+
+    def noticed(self, job_id: str) -> None:
+        self._redis.step("noticed", name=redis_fields.WEBHOOK, id=job_id)
+
     def references(self, keys: Collection[str]) -> set[str]:
         return set(self._redis.step("references", keys=list(keys))[1])
 
     def close(self) -> None:
         self._redis.close()
 
+    def _take(self, worker: str, models: list[str], priorities: list[Priority]) -> dict[str, str] | None:
+        # A take whose reply was lost may have handed out a job; asked again with its token, it is the same job.
+        token = self._unanswered.pop(worker, None) or secrets.token_hex(8)
+        try:
+            reply = self._redis.step("take", worker=worker, models=models, priorities=priorities, token=token)
+        except QueueUnavailable:
+            self._unanswered[worker] = token
+            raise
+        return redis_fields.pairs(reply[1]) if len(reply) > 1 else None
+
     def _claimed(self, step: str, claim: Claim, **args: Any) -> list[Any]:
         reply = self._redis.step(step, id=claim.job.id, delivery=claim.delivery, worker=claim.worker, **args)
         if reply[0] == "LeaseLost":
             raise LeaseLost(f"Delivery {claim.delivery} of job {claim.job.id} to {claim.worker} is over")
         return reply
-
-
-def _submission(request: JobRequest, idempotency: Idempotency | None) -> dict[str, Any]:
-    return {
-        "id": new_id(),
-        "request": json.dumps(request_to_dict(request)),
-        "model": request.model,
-        "priority": request.priority,
-        "tags": json.dumps(sorted(set(request.tags)), ensure_ascii=False),
-        "video": request.video.key,
-        "video_ms": round(request.video_s * 1000),
-        "deadline": "" if request.deadline_at_s is None else repr(float(request.deadline_at_s)),
-        "idem": _digest(idempotency.key) if idempotency else "",
-        "fingerprint": idempotency.fingerprint if idempotency else "",
-    }
-
-
-def _outcome(outcome: Outcome) -> dict[str, Any]:
-    if isinstance(outcome, Succeeded):
-        return {"outcome": "succeeded", "text": outcome.result.text or "", "key": outcome.result.key or ""}
-    if isinstance(outcome, Failed):
-        return {"outcome": "failed", "failure": asdict(outcome.failure)}
-    if isinstance(outcome, Ended):
-        return {"outcome": outcome.state, **({"failure": asdict(outcome.failure)} if outcome.failure else {})}
-    return {"outcome": "handed_back"}
-
-
-def _job(fields: dict[str, str]) -> Job:
-    return Job(
-        id=fields["id"],
-        request=request_from_dict(json.loads(fields["request"])),
-        state=fields["state"],  # type: ignore[arg-type]  # only states are written
-        created_at_s=float(fields["created"]),
-        updated_at_s=float(fields["updated"]),
-        started_at_s=float(fields["started"]) if fields["started"] else None,
-        finished_at_s=float(fields["finished"]) if fields["finished"] else None,
-        version=int(fields["version"]),
-        delivery=int(fields["delivery"]),
-        attempts=int(fields["attempts"]),
-        worker=fields["worker"] or None,
-        progress=Progress(**json.loads(fields["progress"])) if fields["progress"] else None,
-        failure=Failure(**json.loads(fields["failure"])) if fields["failure"] else None,
-        dead_letter=bool(fields["dead"]),
-    )
-
-
-def _event(entry: str, fields: dict[str, str]) -> Event:
-    kind: Any = fields["kind"]
-    return Event(entry, kind, float(fields["at"]), json.loads(fields["data"]))
-
-
-def _worker(record: str) -> WorkerRecord:
-    moment, text = record.split(" ", 1)
-    fields = {name: value for name, value in json.loads(text).items() if name in WorkerRecord.__dataclass_fields__}
-    return WorkerRecord(**{**fields, "priorities": tuple(fields["priorities"]), "beat_at_s": float(moment)})
-
-
-def _pairs(flat: Any) -> dict[str, str]:
-    """A hash as a script returns it, names and values by turns."""
-    return dict(zip(flat[::2], flat[1::2], strict=True))
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _not_found(job_id: str) -> JobNotFound:

@@ -1,5 +1,5 @@
 -- The first part of every step: how the records of jobs, and all that follows from them, are read and changed.
--- The table of keys is at the top of redis_queue.py; redis_steps.lua is the second part.
+-- The table of keys is at the top of redis_queue.py; redis_leases.lua and redis_steps.lua are the other parts.
 --
 -- A step checks everything before its first write, for a script that fails midway is not undone. Redis looks at its
 -- memory limit only before a script's first write; so a step that must go through on a full server (ends of jobs,
@@ -49,15 +49,15 @@ local function reply(job)
 end
 
 -- Every combination that `find` asks for has an index of its own, so that no page is found by looking through others.
-local function index_key(state, model, tag)
-  return at('ix', state, model and (#model .. '=' .. model) or '', tag and ('=' .. tag) or '')
+local function index_key(state, model, name)
+  return at('ix', state, model and (#model .. '=' .. model) or '', name and ('=' .. name) or '')
 end
 
 local function index_keys(job, state)
   local keys = {index_key(state), index_key(state, job.model)}
-  for _, tag in ipairs(cjson.decode(job.tags)) do
-    keys[#keys + 1] = index_key(state, nil, tag)
-    keys[#keys + 1] = index_key(state, job.model, tag)
+  for _, name in ipairs(cjson.decode(job.tags)) do
+    keys[#keys + 1] = index_key(state, nil, name)
+    keys[#keys + 1] = index_key(state, job.model, name)
   end
   return keys
 end
@@ -93,7 +93,17 @@ local function tell_state(job)
   tell(job, 'state', '{"state":"' .. job.state .. '","attempts":' .. job.attempts .. failure .. '}')
 end
 
+-- Workers of an earlier release do not count for owners: so each count begins anew once none of its jobs waits.
+local function count_owner(job, change)
+  local others = redis.call('ZCARD', index_key('queued', nil, job.owner)) - math.max(change, 0)
+  if others == 0 then redis.call('HDEL', at('owners'), job.owner) end
+  if others > 0 or change > 0 then
+    redis.call('HINCRBY', at('owners'), job.owner, change * tonumber(job.video_ms))
+  end
+end
+
 local function count_waiting(job, change)
+  if (job.owner or '') ~= '' then count_owner(job, change) end
   local left = redis.call('HINCRBY', at('totals'), job.priority, change * tonumber(job.video_ms))
   if change > 0 then
     redis.call('ZADD', at('waiting', job.priority), job.created, job.id)
@@ -205,14 +215,24 @@ local function waiting()
   return jobs, video_ms
 end
 
+local function too_long(whose, waiting_ms, video_ms, most_s)
+  if waiting_ms + video_ms <= most_s * 1000 then return nil end
+  return string.format(
+    "%.0f s of %s wait already; with this one's %.0f s they would be more than the %.0f s that may",
+    waiting_ms / 1000, whose, video_ms / 1000, most_s)
+end
+
+local function waiting_of(owner)
+  if redis.call('ZCARD', index_key('queued', nil, owner)) == 0 then return 0 end
+  return tonumber(redis.call('HGET', at('owners'), owner) or 0)
+end
+
 local function refusal(video_ms)
   local jobs, waiting_ms = waiting()
   if jobs + 1 > policy.max_queued_jobs then
     return jobs .. ' jobs wait already, and at most ' .. policy.max_queued_jobs .. ' may'
   end
-  if waiting_ms + video_ms > policy.max_queued_video_s * 1000 then
-    return string.format(
-      "%.0f s of video wait already; with this one's %.0f s they would be more than the %.0f s that may",
-      waiting_ms / 1000, video_ms / 1000, policy.max_queued_video_s)
-  end
+  local refused = too_long('video', waiting_ms, video_ms, policy.max_queued_video_s)
+  if refused or not args.owner_video_s then return refused end
+  return too_long("the caller's video", waiting_of(args.owner), video_ms, args.owner_video_s)
 end

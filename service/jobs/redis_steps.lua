@@ -1,51 +1,5 @@
 -- A step's name, the policy and its arguments (JSON) go in, {'ok', ...} or {an error's name, a detail} comes out.
--- Runs behind redis_records.lua, as one script.
-
--- What is left of a lapsed lease stays pending, where `take` looks first.
-local function lapse(job, done)
-  redis.call('DEL', at('take', job.worker))
-  if job.state == 'canceling' then
-    finish(job, 'canceled')
-  else
-    local message = 'worker ' .. job.worker .. ' stopped renewing its lease'
-    fail(job, {code = 'worker_crashed', message = message, retryable = true})
-  end
-  done[job.state] = (done[job.state] or 0) + 1
-end
-
--- An entry whose job is gone, or is queued by another entry, is left over from data that was lost.
-local function job_of(key, entry)
-  local found = redis.call('XRANGE', key, entry, entry)
-  local job = found[1] and load(found[1][2][2])
-  if job and job.entry == entry and not finished[job.state] then return job end
-  drop_entry(key, entry)
-  return nil
-end
-
-local function grouped(key)
-  if redis.call('EXISTS', key) == 0 then return false end
-  local groups = redis.call('XINFO', 'GROUPS', key)
-  if #groups == 0 then
-    redis.call('XGROUP', 'CREATE', key, GROUP, '0')
-    groups = redis.call('XINFO', 'GROUPS', key)
-  end
-  for i = 1, #groups[1], 2 do
-    if groups[1][i] == 'last-delivered-id' then return groups[1][i + 1] end
-  end
-end
-
-local function end_lapsed(key, done)
-  local from = '-'
-  while grouped(key) do
-    local pending = redis.call('XPENDING', key, GROUP, 'IDLE', lease_ms, from, '+', 100)
-    for _, entry in ipairs(pending) do
-      local job = job_of(key, entry[1])
-      if job and held[job.state] then lapse(job, done) end
-      from = '(' .. entry[1]
-    end
-    if #pending < 100 then return end
-  end
-end
+-- Runs behind redis_records.lua and redis_leases.lua, as one script.
 
 local function end_pauses()
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', at('delayed'), '-inf', now, 'LIMIT', 0, ROUND)) do
@@ -59,7 +13,7 @@ end
 local function first_in(key, ageing_s, again)
   local last = grouped(key)
   if not last then return nil end
-  local pending = redis.call('XPENDING', key, GROUP, 'IDLE', lease_ms, '-', '+', 1)
+  local pending = redis.call('XPENDING', key, GROUP, 'IDLE', FRONT_MS, '-', '+', 1)
   local entry, made = pending[1] and pending[1][1], nil
   if not entry then
     local fresh = redis.call('XRANGE', key, '(' .. last, '+', 'COUNT', 1)
@@ -94,14 +48,6 @@ local function claim(found)
   return read[1][2][1][1]
 end
 
-local function keep_lease(job)
-  redis.call('XCLAIM', stream_of(job), GROUP, CONSUMER, 0, job.entry, 'JUSTID')
-end
-
-local function is_held(job)
-  return job and held[job.state] and job.delivery == tostring(args.delivery) and job.worker == args.worker
-end
-
 local function known_take()
   local known = redis.call('GET', at('take', args.worker))
   local token, id, delivery = string.match(known or '', '^(%S+) (%S+) (%S+)$')
@@ -117,8 +63,9 @@ function steps.ping()
 end
 
 function steps.pair()
-  redis.call('SETNX', at('store'), args.store)
-  return {'ok', redis.call('GET', at('store'))}
+  local known = redis.call('GET', at('store'))
+  if not known then redis.call('SET', at('store'), args.store) end
+  return {'ok', known or args.store}
 end
 
 function steps.submit()
@@ -134,7 +81,8 @@ function steps.submit()
   local job = {id = args.id}
   set(job, {
     id = args.id, request = args.request, model = args.model, priority = args.priority, tags = args.tags,
-    video = args.video, video_ms = string.format('%.0f', args.video_ms), deadline = args.deadline, idem = args.idem,
+    owner = args.owner, video = args.video, video_ms = string.format('%.0f', args.video_ms),
+    deadline = args.deadline, idem = args.idem,
     state = 'queued', created = now, updated = now, started = '', finished = '', version = 1, delivery = 0,
     attempts = 0, worker = '', progress = '', failure = '', dead = '', dlq = '', result_key = '',
     settled = '', entry = '',
@@ -160,7 +108,7 @@ end
 function steps.find()
   local ids, from = {}, args.before and ('(' .. args.before) or '+'
   for _, state in ipairs(args.states) do
-    local key = index_key(state, args.model, args.tag)
+    local key = index_key(state, args.model, args.name)
     for _, id in ipairs(redis.call('ZREVRANGEBYLEX', key, from, '-', 'LIMIT', 0, args.limit)) do ids[#ids + 1] = id end
   end
   table.sort(ids, function(one, other) return one > other end)
@@ -173,6 +121,27 @@ function steps.versions()
   local known = {}
   for i, id in ipairs(args.ids) do known[i] = redis.call('HGET', at('job', id), 'version') end
   return {'ok', known}
+end
+
+function steps.notices()
+  local ended, ids = {}, {}
+  for state in pairs(finished) do
+    for _, id in ipairs(redis.call('ZRANGE', index_key(state, nil, args.name), 0, ROUND - 1)) do
+      ids[#ids + 1] = id
+      ended[id] = tonumber(redis.call('HGET', at('job', id), 'finished') or 0)
+    end
+  end
+  table.sort(ids, function(one, other)
+    if ended[one] == ended[other] then return one < other end
+    return ended[one] < ended[other]
+  end)
+  for i = args.limit + 1, #ids do ids[i] = nil end
+  return {'ok', ids}
+end
+
+function steps.noticed()
+  for state in pairs(finished) do redis.call('ZREM', index_key(state, nil, args.name), args.id) end
+  return {'ok'}
 end
 
 function steps.references()
@@ -211,6 +180,7 @@ function steps.delete()
 end
 
 function steps.take()
+  local grace = grace_s()
   local known = known_take()
   if known then
     keep_lease(known)
@@ -219,8 +189,8 @@ function steps.take()
   end_pauses()
   for _, model in ipairs(args.models) do
     for _, priority in ipairs(args.priorities) do
-      end_lapsed(lane(model, priority, false), {})
-      end_lapsed(lane(model, priority, true), {})
+      end_lapsed(lane(model, priority, false), {}, grace)
+      end_lapsed(lane(model, priority, true), {}, grace)
     end
   end
   while true do
@@ -232,6 +202,7 @@ function steps.take()
     elseif job then
       change(job, 'running', {
         started = now, worker = args.worker, progress = '', delivery = job.delivery + 1, attempts = job.attempts + 1,
+        lease = new_lease(job.delivery + 1),
       })
       redis.call('SET', at('take', args.worker), args.token .. ' ' .. job.id .. ' ' .. job.delivery, 'PX', 600000)
       return reply(job)
@@ -240,6 +211,7 @@ function steps.take()
 end
 
 function steps.renew()
+  grace_s()
   local job = load(args.id)
   if not is_held(job) then return {'LeaseLost'} end
   keep_lease(job)
@@ -252,11 +224,6 @@ function steps.report()
   set(job, {progress = args.progress, updated = now, version = job.version + 1})
   tell(job, 'progress', args.progress)
   return {'ok'}
-end
-
-local function hand_back(job)
-  redis.call('XCLAIM', stream_of(job), GROUP, CONSUMER, 0, job.entry, 'IDLE', lease_ms, 'JUSTID')
-  wait_again(job, {attempts = job.attempts - 1})
 end
 
 local function fail_or_pause(job)
@@ -299,9 +266,9 @@ local function forget_silent()
 end
 
 function steps.sweep()
-  local done, expired, removed = {}, 0, 0
+  local done, expired, removed, grace = {}, 0, 0, grace_s()
   end_pauses()
-  for _, key in ipairs(redis.call('SMEMBERS', at('streams'))) do end_lapsed(key, done) end
+  for _, key in ipairs(redis.call('SMEMBERS', at('streams'))) do end_lapsed(key, done, grace) end
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', at('deadlines'), '-inf', now, 'LIMIT', 0, ROUND)) do
     local job = load(id)
     redis.call('ZREM', at('deadlines'), id)
@@ -326,8 +293,11 @@ function steps.beat()
 end
 
 function steps.leave()
-  redis.call('HDEL', at('workers'), args.id)
-  redis.call('DEL', at('take', args.id))
+  redis.call('HDEL', at('workers'), args.worker)
+  local job = known_take()
+  redis.call('DEL', at('take', args.worker))
+  if job and job.state == 'canceling' then finish(job, 'canceled') end
+  if job and job.state == 'running' then hand_back(job) end
   return {'ok'}
 end
 

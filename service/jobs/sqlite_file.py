@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,8 +19,10 @@ _LITTLE_DISK_BYTES = 1 << 20
 class SqliteFile:
     """Threads share it: each call borrows a connection of its own, and the idle ones are kept for the next."""
 
-    def __init__(self, path: Path, mounts: str | None = None) -> None:
+    def __init__(self, path: Path, mounts: str | None = None, waited: Callable[[float], None] | None = None) -> None:
+        """`waited` is told how long each write waited for the others, also if in vain."""
         self._path = path
+        self._waited = waited
         self._idle: list[sqlite3.Connection] = []
         with self.told():
             sqlite_schema.prepare(path, mounts)
@@ -31,7 +34,12 @@ class SqliteFile:
     @contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:
         with self.read() as db:
-            db.execute("BEGIN IMMEDIATE")
+            began_s = time.monotonic()
+            try:
+                db.execute("BEGIN IMMEDIATE")
+            finally:
+                if self._waited is not None:
+                    self._waited(time.monotonic() - began_s)
             yield db
             db.execute("COMMIT")
 

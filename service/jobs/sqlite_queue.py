@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import sqlite3
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, replace
@@ -16,13 +17,12 @@ from typing import Any
 from service.errors import (
     IdempotencyMismatch,
     JobNotFinished,
-    QueueFull,
     ResultNotThere,
     StoreMismatch,
 )
-from service.jobs import sqlite_rows, transitions
-from service.jobs.job import PRIORITIES, Event, Job, JobRequest, Priority, new_id
-from service.jobs.lease_clock import Clock, SystemClock
+from service.jobs import sqlite_counts, sqlite_events, sqlite_rows, transitions
+from service.jobs.job import Event, Failure, Job, JobRequest, Priority, new_id, unreadable
+from service.jobs.lease_clock import Clock, Grace, SystemClock
 from service.jobs.queue import (
     Claim,
     Failed,
@@ -43,9 +43,11 @@ from service.localization import Progress
 _POLICY = QueuePolicy()
 _CLOCK = SystemClock()
 
+log = logging.getLogger(__name__)
+
 # The planner would rather go by the index on states, and then sort; these name the index that is made for each.
 _LAPSED = (
-    "jobs INDEXED BY jobs_running WHERE state IN ('running', 'canceling') AND (boot <> :boot OR until_s <= :steady)"
+    "jobs INDEXED BY jobs_running WHERE state IN ('running', 'canceling') AND (boot <> :boot OR until_s <= :lapsing)"
 )
 _TO_TAKE = """jobs INDEXED BY jobs_to_take WHERE state = 'queued' AND (boot <> :boot OR until_s <= :steady)
     AND (deadline_at_s IS NULL OR deadline_at_s > :wall)
@@ -61,7 +63,8 @@ class SqliteQueue:
     ) -> None:
         self.policy = policy
         self._clock = clock
-        self._file = SqliteFile(path, mounts)
+        self._grace = Grace(clock, policy.lease_s)
+        self._file = SqliteFile(path, mounts, self._grace.waited)
 
     def ping(self) -> None:
         with self._file.write() as db:
@@ -74,13 +77,15 @@ class SqliteQueue:
         if known != store_id:
             raise StoreMismatch(f"The queue's jobs refer to artifact store {known}, and this process uses {store_id}")
 
-    def submit(self, request: JobRequest, idempotency: Idempotency | None = None) -> Submission:
+    def submit(
+        self, request: JobRequest, idempotency: Idempotency | None = None, owner_video_s: float | None = None
+    ) -> Submission:
         with self._file.write() as db:
             known = self._recall(db, idempotency.key) if idempotency else None
             if known and idempotency:
                 _check_fingerprint(known[0], idempotency)
                 return Submission(known[1], replayed=True)
-            self._admit(db, request)
+            sqlite_counts.admit(db, request, self.policy, owner_video_s)
             job = self._make(db, request)
             if idempotency:
                 row = (idempotency.key, idempotency.fingerprint, job.created_at_s, job.id)
@@ -97,7 +102,8 @@ class SqliteQueue:
 
     def find(self, wanted: JobFilter, limit: int, before: str | None = None) -> list[Job]:
         conditions, values = sqlite_rows.conditions(wanted, before)
-        query = f"SELECT * FROM jobs WHERE {conditions} ORDER BY id DESC LIMIT :limit"  # noqa: S608
+        jobs = "jobs" if wanted.owner is None else "jobs INDEXED BY jobs_owner"
+        query = f"SELECT * FROM {jobs} WHERE {conditions} ORDER BY id DESC LIMIT :limit"  # noqa: S608
         with self._file.read() as db:
             rows = db.execute(query, {**values, "limit": max(0, limit)}).fetchall()
         return [sqlite_rows.job_from_row(row) for row in rows]
@@ -108,13 +114,9 @@ class SqliteQueue:
             return dict(map(tuple, db.execute(query, (json.dumps(list(job_ids)),))))
 
     def events(self, job_id: str, after: str | None = None, limit: int = 100) -> list[Event]:
-        # An id that is none of ours is that of another queue: the reader has seen nothing of this one.
-        seen = int(after) if after is not None and after.isascii() and after.isdigit() and len(after) < 19 else 0
-        query = "SELECT id, kind, at_s, data FROM events WHERE job_id = ? AND id > ? ORDER BY id LIMIT ?"
         with self._file.read() as db:
             sqlite_rows.get(db, job_id)
-            rows = db.execute(query, (job_id, seen, max(0, limit))).fetchall()
-        return [Event(str(row["id"]), row["kind"], row["at_s"], json.loads(row["data"])) for row in rows]
+            return sqlite_events.behind(db, job_id, after, limit)
 
     def result(self, job_id: str) -> StoredResult:
         with self._file.read() as db:
@@ -142,6 +144,16 @@ class SqliteQueue:
 
     def take(self, worker: str, models: Collection[str], priorities: Collection[Priority]) -> Claim | None:
         wanted = {"models": json.dumps(list(models)), "priorities": json.dumps(list(priorities))}
+        while (found := self._take(worker, wanted)) is not None:
+            claim, failure = found
+            if failure is None:
+                return claim
+            log.error("job %s fails: %s", claim.job.id, failure.message)
+            self.settle(claim, Failed(failure))
+        return None
+
+    def _take(self, worker: str, wanted: dict[str, str]) -> tuple[Claim, Failure | None] | None:
+        """A claim, and why its job can only fail, if so."""
         if not self._worth_taking(wanted):
             return None
         with self._file.write() as db:
@@ -150,7 +162,7 @@ class SqliteQueue:
             if row is None:
                 return None
             job = transitions.started(sqlite_rows.job_from_row(row), worker, self._clock.wall_s())
-            return Claim(self._move(db, job, pause_s=self.policy.lease_s), worker)
+            return Claim(self._move(db, job, pause_s=self.policy.lease_s), worker), unreadable(row["request"])
 
     def renew(self, claim: Claim) -> Job:
         with self._file.write() as db:
@@ -164,7 +176,7 @@ class SqliteQueue:
             job, now_s = sqlite_rows.held(db, claim), self._clock.wall_s()
             job = replace(job, progress=progress, updated_at_s=now_s, version=job.version + 1)
             sqlite_rows.save(db, job)
-            self._tell(db, job, "progress", asdict(progress))
+            sqlite_events.tell_progress(db, job, progress, self.policy.max_events)
 
     def settle(self, claim: Claim, outcome: Outcome) -> Job:
         mark = f"{claim.delivery} {hashlib.sha256(repr(outcome).encode()).hexdigest()}"
@@ -212,17 +224,16 @@ class SqliteQueue:
 
     def stats(self) -> QueueStats:
         with self._file.read() as db:
-            waiting = {row["priority"]: row for row in db.execute(_WAITING)}
-            running, dead = db.execute(_RUNNING_AND_DEAD).fetchone()
-        now_s = self._clock.wall_s()
-        oldest_s = {name: max(0.0, now_s - row["oldest_at_s"]) for name, row in waiting.items()}
-        return QueueStats(
-            queued={name: waiting[name]["jobs"] if name in waiting else 0 for name in PRIORITIES},
-            oldest_s={name: oldest_s.get(name, 0.0) for name in PRIORITIES},
-            running=running,
-            queued_video_s=sum(row["video_s"] for row in waiting.values()),
-            dead_letters=dead,
-        )
+            return sqlite_counts.stats(db, self._clock.wall_s())
+
+    def notices(self, limit: int = 100) -> list[str]:
+        with self._file.read() as db:
+            rows = db.execute(_NOTICES, {"limit": max(0, limit)}).fetchall()
+        return [row["job_id"] for row in rows]
+
+    def noticed(self, job_id: str) -> None:
+        with self._file.write() as db:
+            db.execute("DELETE FROM notices WHERE job_id = ?", (job_id,))
 
     def references(self, keys: Collection[str]) -> set[str]:
         with self._file.read() as db:
@@ -233,22 +244,13 @@ class SqliteQueue:
 
     def _now(self) -> dict[str, Any]:
         clock = self._clock
-        return {"boot": clock.boot, "steady": clock.steady_s(), "wall": clock.wall_s()}
+        lapsing_s = self._grace.lapsing_s()
+        return {"boot": clock.boot, "steady": clock.steady_s(), "lapsing": lapsing_s, "wall": clock.wall_s()}
 
     def _recall(self, db: sqlite3.Connection, key: str) -> tuple[str, Job] | None:
         query = "SELECT fingerprint, jobs.* FROM idempotency JOIN jobs ON jobs.id = job_id WHERE key = ? AND at_s > ?"
         row = db.execute(query, (key, self._clock.wall_s() - self.policy.keep_idempotency_s)).fetchone()
         return None if row is None else (row["fingerprint"], sqlite_rows.job_from_row(row))
-
-    def _admit(self, db: sqlite3.Connection, request: JobRequest) -> None:
-        query = "SELECT count(*), coalesce(sum(video_s), 0) FROM jobs INDEXED BY jobs_queued WHERE state = 'queued'"
-        jobs, video_s = db.execute(query).fetchone()
-        most, most_s = self.policy.max_queued_jobs, self.policy.max_queued_video_s
-        if jobs + 1 > most:
-            raise QueueFull(f"{jobs} jobs wait already, and at most {most} may")
-        if video_s + request.video_s > most_s:
-            waiting = f"{video_s:.0f} s of video wait already; with this one's {request.video_s:.0f} s"
-            raise QueueFull(f"{waiting} they would be more than the {most_s:.0f} s that may")
 
     def _make(self, db: sqlite3.Connection, request: JobRequest) -> Job:
         now_s = self._clock.wall_s()
@@ -257,7 +259,7 @@ class SqliteQueue:
         names = ", ".join(row)
         db.execute(f"INSERT INTO jobs ({names}) VALUES ({', '.join(f':{name}' for name in row)})", row)  # noqa: S608
         db.executemany("INSERT OR IGNORE INTO tags VALUES (?, ?)", [(tag, job.id) for tag in request.tags])
-        self._tell_state(db, job)
+        sqlite_events.tell_state(db, job, self.policy.max_events)
         return job
 
     def _move(self, db: sqlite3.Connection, job: Job, *, pause_s: float = 0.0, keep_lease: bool = False) -> Job:
@@ -266,21 +268,8 @@ class SqliteQueue:
         if not keep_lease:
             until = (self._clock.boot, self._clock.steady_s() + pause_s, job.id)
             db.execute("UPDATE jobs SET boot = ?, until_s = ? WHERE id = ?", until)
-        self._tell_state(db, job)
+        sqlite_events.tell_state(db, job, self.policy.max_events)
         return job
-
-    def _tell_state(self, db: sqlite3.Connection, job: Job) -> None:
-        data: dict[str, Any] = {"state": job.state, "attempts": job.attempts}
-        if job.failure is not None:
-            data["failure"] = asdict(job.failure)
-        self._tell(db, job, "state", data)
-
-    def _tell(self, db: sqlite3.Connection, job: Job, kind: str, data: dict[str, Any]) -> None:
-        row = (kind, job.updated_at_s, json.dumps(data), job.id)
-        db.execute("INSERT INTO events (kind, at_s, data, job_id) VALUES (?, ?, ?, ?)", row)
-        count = db.execute("SELECT count(*) FROM events WHERE job_id = ?", (job.id,)).fetchone()[0]
-        if count > self.policy.max_events:
-            db.execute(_FORGET_EVENTS, (job.id, count - self.policy.max_events))
 
     def _worth_taking(self, wanted: dict[str, str]) -> bool:
         """Idle workers ask often; they shall not keep those that write waiting."""
@@ -321,15 +310,10 @@ class SqliteQueue:
         return db.execute("DELETE FROM jobs WHERE finished_at_s <= :jobs", limits).rowcount
 
 
-_WAITING = """SELECT priority, count(*) AS jobs, sum(video_s) AS video_s, min(created_at_s) AS oldest_at_s
-    FROM jobs INDEXED BY jobs_queued WHERE state = 'queued' GROUP BY priority"""
-_RUNNING_AND_DEAD = """SELECT (SELECT count(*) FROM jobs WHERE state IN ('running', 'canceling')),
-    (SELECT count(*) FROM jobs WHERE dead_letter = 1)"""
+_NOTICES = "SELECT job_id FROM notices ORDER BY id LIMIT :limit"
 _REFERENCES = """SELECT value FROM json_each(:keys) WHERE
     EXISTS (SELECT 1 FROM jobs WHERE video_key = value AND finished_at_s IS NULL)
     OR EXISTS (SELECT 1 FROM results WHERE key = value)"""
-_FORGET_EVENTS = """DELETE FROM events WHERE id IN
-    (SELECT id FROM events WHERE job_id = ? ORDER BY kind = 'state', id LIMIT ?)"""
 _WORTH_SWEEPING = f"""SELECT EXISTS (SELECT 1 FROM {_LAPSED})
     OR EXISTS (SELECT 1 FROM jobs INDEXED BY jobs_deadline WHERE state = 'queued' AND deadline_at_s <= :wall)
     OR EXISTS (SELECT 1 FROM jobs WHERE finished_at_s <= :jobs)

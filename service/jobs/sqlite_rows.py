@@ -8,9 +8,16 @@ from dataclasses import asdict
 from typing import Any
 
 from service.errors import JobNotFound, LeaseLost
-from service.jobs.job import Failure, Job, request_from_dict, request_to_dict
+from service.jobs.job import (
+    Job,
+    JobRequest,
+    StoredVideo,
+    failure_from,
+    progress_from,
+    request_from,
+    request_to_dict,
+)
 from service.jobs.queue import Claim, JobFilter
-from service.localization import Progress
 
 FRONT = 0.0  # a rank before that of every job that waits for its first turn
 
@@ -26,6 +33,8 @@ def job_to_row(job: Job) -> dict[str, Any]:
         "video_key": request.video.key,
         "video_s": request.video_s,
         "deadline_at_s": request.deadline_at_s,
+        "owner": request.owner,
+        "webhook": int(request.webhook is not None),
         "progress": None if job.progress is None else json.dumps(asdict(job.progress)),
         "failure": None if job.failure is None else json.dumps(asdict(job.failure)),
         "dead_letter": int(job.dead_letter),
@@ -41,10 +50,20 @@ _PLAIN = (
 def job_from_row(row: sqlite3.Row) -> Job:
     return Job(
         **{name: row[name] for name in _PLAIN},
-        request=request_from_dict(json.loads(row["request"])),
-        progress=None if row["progress"] is None else Progress(**json.loads(row["progress"])),
-        failure=None if row["failure"] is None else Failure(**json.loads(row["failure"])),
+        request=request_from(row["request"], otherwise=_rest_of_request(row)),
+        progress=None if row["progress"] is None else progress_from(row["progress"]),
+        failure=None if row["failure"] is None else failure_from(row["failure"]),
         dead_letter=bool(row["dead_letter"]),
+    )
+
+
+def _rest_of_request(row: sqlite3.Row) -> JobRequest:
+    return JobRequest(
+        video=StoredVideo(row["video_key"], "", 0, row["video_s"]),
+        model=row["model"],
+        priority=row["priority"],
+        deadline_at_s=row["deadline_at_s"],
+        owner=row["owner"],
     )
 
 
@@ -95,7 +114,8 @@ def conditions(wanted: JobFilter, before: str | None) -> tuple[str, dict[str, An
         "state IN (SELECT value FROM json_each(:states))": json.dumps(list(wanted.states)) if wanted.states else None,
         "model = :model": wanted.model,
         "id IN (SELECT job_id FROM tags WHERE tag = :tag)": wanted.tag,
+        "owner = :owner AND owner <> ''": wanted.owner,
         "id < :before": before,
     }
-    values = dict(zip(("states", "model", "tag", "before"), given.values(), strict=True))
+    values = dict(zip(("states", "model", "tag", "owner", "before"), given.values(), strict=True))
     return " AND ".join(["1", *(text for text, value in given.items() if value is not None)]), values

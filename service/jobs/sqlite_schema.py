@@ -6,6 +6,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ NETWORK_FILE_SYSTEMS = frozenset(
     {"nfs", "nfs4", "cifs", "smb", "smb2", "smb3", "smbfs", "9p", "afs", "ceph", "lustre", "ocfs2", "gfs2", "glusterfs"}
     | {"beegfs", "ncpfs", "coda", "gpfs", "fuse.sshfs", "fuse.glusterfs", "fuse.ceph", "fuse.s3fs", "fuse.rclone"}
     | {"fuse.gcsfuse", "fuse.davfs", "fuse.juicefs", "fuse.mount-s3", "fuse.blobfuse2"}
+    # Folders of a virtual machine's host, and a place where something is still to be mounted.
+    | {"virtiofs", "vboxsf", "prl_fs", "autofs"}
 )
 
 # `boot` and `until_s` hold a lease's end for a job that runs, a pause's end for one that waits. `rank` is the order of
@@ -60,13 +63,34 @@ DDL = (
         until_s REAL NOT NULL)""",
 )
 
+# What later releases added. A file of an earlier one gets it when it is opened, and the earlier release goes on using
+# the file beside this one: it leaves the new columns at their defaults, and what it ends is noticed by the trigger.
+ADDED_COLUMNS = {"owner": "TEXT NOT NULL DEFAULT ''", "webhook": "INTEGER NOT NULL DEFAULT 0"}
+ADDED = (
+    "CREATE INDEX IF NOT EXISTS jobs_owner ON jobs (owner, id) WHERE owner <> ''",
+    "CREATE INDEX IF NOT EXISTS jobs_owner_queued ON jobs (owner, video_s) WHERE state = 'queued' AND owner <> ''",
+    """CREATE TABLE IF NOT EXISTS notices (id INTEGER PRIMARY KEY AUTOINCREMENT,
+        job_id TEXT NOT NULL UNIQUE REFERENCES jobs ON DELETE CASCADE)""",
+    """CREATE TRIGGER IF NOT EXISTS jobs_ended AFTER UPDATE OF finished_at_s ON jobs
+        WHEN NEW.webhook = 1 AND OLD.finished_at_s IS NULL AND NEW.finished_at_s IS NOT NULL
+        BEGIN INSERT INTO notices (job_id) VALUES (NEW.id); END""",
+    """CREATE TABLE IF NOT EXISTS records (kind TEXT NOT NULL, id TEXT NOT NULL, body TEXT NOT NULL,
+        version INTEGER NOT NULL, due_at_s REAL, expires_at_s REAL, PRIMARY KEY (kind, id)) WITHOUT ROWID""",
+    "CREATE INDEX IF NOT EXISTS records_due ON records (kind, due_at_s) WHERE due_at_s IS NOT NULL",
+    "CREATE INDEX IF NOT EXISTS records_expiry ON records (expires_at_s) WHERE expires_at_s IS NOT NULL",
+)
+
 
 def prepare(path: Path, mounts: str | None = None) -> None:
     """Makes the file, for its owner's eyes only, or raises QueueUnfit for one that must not be used."""
     refuse_network(path, mounts)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+        # Never one that is there: closing it would take away the locks of this process's other connections to it.
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        if path.is_dir():
+            raise QueueUnavailable(f"The queue file {path} cannot be opened: it is a folder") from None
     except OSError as error:
         raise QueueUnavailable(f"The queue file {path} cannot be opened: {error.strerror or error}") from error
     connection = connect(path)
@@ -92,6 +116,7 @@ def connect(path: Path, busy_timeout_s: float = BUSY_TIMEOUT_S) -> sqlite3.Conne
 
 def refuse_network(path: Path, mounts: str | None = None) -> None:
     """`mounts` is the text of /proc/mounts; where there is none, nothing is known and nothing refused."""
+    _walk_to(path)
     kind = file_system(path, _mounts() if mounts is None else mounts)
     if kind in NETWORK_FILE_SYSTEMS:
         raise QueueUnfit(
@@ -114,6 +139,14 @@ def file_system(path: Path, mounts: str) -> str:
     return kind
 
 
+def _walk_to(path: Path) -> None:
+    """What is mounted when somebody comes is mounted then; a mere `stat` of its mount point does not do it."""
+    for folder in path.absolute().parents:
+        with suppress(OSError):
+            os.statvfs(folder)
+            return
+
+
 def _mounts() -> str:
     try:
         return Path("/proc/mounts").read_text(errors="replace")
@@ -133,6 +166,7 @@ def _bring_up(connection: sqlite3.Connection, path: Path) -> None:
             raise QueueUnfit(f"{path} is a database of another program; name a file that does not exist yet")
         elif version != VERSION:
             raise QueueUnfit(_strange_version(path, version))
+        _add(connection)
         connection.execute("COMMIT")
     finally:
         if connection.in_transaction:
@@ -147,6 +181,15 @@ def _create(connection: sqlite3.Connection) -> None:
         connection.execute(statement)
     connection.execute(f"PRAGMA user_version = {VERSION}")
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+
+
+def _add(connection: sqlite3.Connection) -> None:
+    known = {row["name"] for row in connection.execute("PRAGMA table_info(jobs)")}
+    for name, form in ADDED_COLUMNS.items():
+        if name not in known:
+            connection.execute(f"ALTER TABLE jobs ADD COLUMN {name} {form}")
+    for statement in ADDED:
+        connection.execute(statement)
 
 
 def _strange_version(path: Path, version: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
@@ -26,6 +27,7 @@ class BatchLimit:
     def __init__(self, largest: int | None = None, smallest: int = 1) -> None:
         self.largest = largest
         self.was_halved = False
+        self.runs: Counter[int] = Counter()  # by how many items each held
         self._smallest = smallest
 
     def each(self, count: int, run: Callable[[slice], Result]) -> Iterator[tuple[slice, Result]]:
@@ -35,6 +37,7 @@ class BatchLimit:
             part = slice(at, min(count, at + (self.largest or count)))
             result = self._attempt(run, part)
             if result is not None:
+                self.runs[part.stop - part.start] += 1
                 yield part, result
                 at = part.stop
 

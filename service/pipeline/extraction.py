@@ -29,14 +29,14 @@ def tell_nobody(progress: Progress) -> None:
 
 @dataclass
 class Watch:
-    """What is learnt on the way: seconds per stage, how far it is (told at once), and which batches were too large."""
+    """What is learnt on the way: seconds per stage, how far it is (told at once), and in which batches models ran."""
 
     on_progress: OnProgress = tell_nobody
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
-    halved: dict[str, BatchLimit] = field(default_factory=dict)
+    batches: dict[str, BatchLimit] = field(default_factory=dict)
 
     def limit(self, what: str, largest: int | None = None, smallest: int = 1) -> BatchLimit:
-        return self.halved.setdefault(what, BatchLimit(largest, smallest))
+        return self.batches.setdefault(what, BatchLimit(largest, smallest))
 
     def tell(self, stage: str, done: float, total: float) -> None:
         self.on_progress(Progress(stage, done, total))

@@ -144,17 +144,19 @@ def _draw_curves(found: Found, rules: Postprocessing, manifest: Manifest, option
 def _halvings(watch: Watch) -> list[str]:
     return [
         f"memory ran out: {what} went on with batches of {limit.largest}"
-        for what, limit in watch.halved.items()
+        for what, limit in watch.batches.items()
         if limit.was_halved
     ]
 
 
 def _details(manifest: Manifest, seen: VideoFeatures, source: str | None, watch: Watch) -> dict[str, Any]:
     algorithms = dict.fromkeys(stream.flow.algorithm for stream in manifest.streams if stream.flow)
-    halved = {what: limit.largest for what, limit in watch.halved.items() if limit.was_halved}
+    ran = {what: limit for what, limit in watch.batches.items() if limit.runs}
+    halved = {what: limit.largest for what, limit in watch.batches.items() if limit.was_halved}
     return {
         "decoder": seen.decoder,
         **({"flow": ", ".join(algorithms)} if algorithms else {}),
         **({"features": source} if source else {}),
+        "batches": {what: {str(size): runs for size, runs in limit.runs.items()} for what, limit in ran.items()},
         **({"batch": halved} if halved else {}),
     }

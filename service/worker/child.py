@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from service.jobs.stores import StoreAddress
 from service.pipeline.pipeline import Decoding
 from service.pipeline.video import DecodeLimits
 from service.runtime.onnx_session import OnnxOptions
@@ -52,8 +53,7 @@ class ExecutorSetup:
     runtime: OnnxOptions = field(default_factory=OnnxOptions)
     trusted_torch: tuple[str, ...] = ()
     decoding: Decoding = field(default_factory=Decoding)
-    store_folder: str | None = None
-    min_free_bytes: int = 0
+    store: StoreAddress | None = None
 
     def to_message(self) -> Message:
         return {"kind": "setup", **asdict(self)}
@@ -67,6 +67,7 @@ class ExecutorSetup:
                 **fields,
                 "runtime": OnnxOptions(**fields["runtime"]),
                 "trusted_torch": tuple(fields["trusted_torch"]),
+                "store": StoreAddress(**fields["store"]) if fields["store"] else None,
                 "decoding": Decoding(decoding["decoder"], DecodeLimits(**decoding["limits"])),
             }
         )

@@ -82,6 +82,7 @@ class Children:
         self._next_setup = self._find_setup()
         if self.successor is not None:
             self._end(self.successor)
+            self.successor = None
         self.successor = self._start(self._next_setup)
 
     def succeed(self) -> None:

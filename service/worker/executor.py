@@ -6,6 +6,7 @@ It may hang, crash or grow: the supervisor that started it watches, kills and re
 from __future__ import annotations
 
 import ctypes
+import functools
 import json
 import os
 import queue
@@ -25,7 +26,8 @@ from models.bundle import BundleError
 from models.manifest import Manifest
 from service import formats
 from service.errors import InferenceFailed, InvalidBundle, ModelError, ModelNotFound, TalError
-from service.jobs.local_store import LocalStore
+from service.jobs.artifacts import ArtifactStore
+from service.jobs.stores import StoreAddress, open_store
 from service.localization import DetectOptions, Localization, Progress
 from service.pipeline.feature_cache import FeatureCache
 from service.pipeline.pipeline import localize
@@ -65,7 +67,9 @@ class Supervisor:
 
     def send(self, kind: str, **body: Any) -> None:  # whatever JSON can say
         with self._sending:
-            self._link.sendall(json.dumps({"kind": kind, **body}).encode() + b"\n")
+            # Half a surrogate pair, as odd file names bring it, is refused over there.
+            line = json.dumps({"kind": kind, **body}, ensure_ascii=False).encode("utf-8", "replace")
+            self._link.sendall(line + b"\n")
 
     def heed_cancel(self, job_id: str) -> None:
         if self._canceled == job_id:
@@ -124,6 +128,7 @@ def main(parent_pid: int, link_fd: int) -> None:
     # The supervisor gets these signals as well, and decides what becomes of the job.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     supervisor = Supervisor(socket.socket(fileno=link_fd))
     setup = supervisor.read_setup()
@@ -182,6 +187,7 @@ def _document(message: Message, result: Localization) -> dict[str, Any]:
         "decoder": str(result.details.get("decoder", "")),
         "segments": len(result.segments),
         "features": result.details.get("features"),
+        "batches": result.details.get("batches", {}),
         "gpu_oom": bool(result.details.get("batch")) and _is_gpu(result.model.provider),
     }
 
@@ -191,10 +197,13 @@ def _is_gpu(provider: str) -> bool:
 
 
 def _features(setup: ExecutorSetup, video_key: str) -> FeatureCache | None:
-    if setup.store_folder is None:
-        return None
-    store = LocalStore(Path(setup.store_folder), setup.min_free_bytes)
-    return FeatureCache(StoredFeatures(store), video_key)
+    return FeatureCache(StoredFeatures(_store(setup.store)), video_key) if setup.store else None
+
+
+@functools.cache
+def _store(address: StoreAddress) -> ArtifactStore:
+    """One for the life of the process: it remembers what it has marked as used."""
+    return open_store(address)
 
 
 def _options(fields: dict[str, Any]) -> DetectOptions:

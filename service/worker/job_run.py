@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from service.errors import DeadlinePassed, JobTimeout, TalError, WorkerCrashed, WorkerOutOfMemory, WorkerStalled
 from service.jobs.job import Failure, Job
 from service.jobs.queue import Claim, Ended, Failed, HandedBack, Outcome
 from service.localization import Progress
 from service.worker.child import Child
+from service.worker.errand import Errand
 from service.worker.lease import Lease
 from service.worker.messages import Message
 
@@ -52,6 +54,10 @@ class JobRun:
     stage: str = ""
     verdict: Verdict | None = None
     kill_at_s: float = math.inf
+    answered: bool = False
+    # What the store was asked for the job, and what then happens with it; its process is idle meanwhile.
+    errand: Errand[Any] | None = None
+    then: Callable[[Any], None] = field(default=lambda _: None)
 
     @property
     def job(self) -> Job:
@@ -75,6 +81,7 @@ class JobRun:
                 "options": options,
             }
         )
+        self.heard_s = time.monotonic()  # until now it had nothing to do
 
     def stop(self, verdict: Verdict) -> None:
         """The first verdict counts, unless the job is lost; a later one that cannot wait makes the end come sooner."""
@@ -97,7 +104,7 @@ class JobRun:
         if now_s - self.began_s >= request.timeout_s:
             error = JobTimeout(f"The job ran for longer than the {request.timeout_s:g} s that it may")
             return Verdict("timeout", Failed(failure_of(error)))
-        if now_s - self.heard_s >= self.limits.stall_s:
+        if self.errand is None and now_s - self.heard_s >= self.limits.stall_s:
             stall = WorkerStalled(f"The process that runs the model made no progress for {self.limits.stall_s:g} s")
             return Verdict("stall", Failed(failure_of(stall)), at_once=True)
         if self.limits.memory_bytes and (grown := self.child.memory_bytes()) > self.limits.memory_bytes:

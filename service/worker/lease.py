@@ -17,19 +17,21 @@ from service.worker.metrics import WorkerMetrics
 
 # After a queue that did not answer.
 QUEUE_PAUSE_S = 1.0
+# At least three times in its length, and so often that a cancel, which a renewal tells, is seen soon.
+LONGEST_UNSEEN_S = 1.0
 
 T = TypeVar("T")
 log = logging.getLogger("tal.worker")
 
 
 class Lease:
-    """Renewed three times in its length. A queue that does not answer stops no work, a lease that is lost does."""
+    """Renewed often, also to see a cancel. A queue that does not answer stops no work, a lease that is lost does."""
 
     def __init__(self, queue: GuardedQueue, claim: Claim, metrics: WorkerMetrics) -> None:
         self._queue = queue
         self._claim = claim
         self._metrics = metrics
-        self._every_s = queue.policy.lease_s / 3
+        self._every_s = min(queue.policy.lease_s / 3, LONGEST_UNSEEN_S)
         self.wake_at_s = time.monotonic() + self._every_s
         self.is_lost = False
         self._unheard_until_s = 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 from collections.abc import Mapping
 from importlib import metadata
@@ -20,6 +21,9 @@ RestartReason = Literal["crash", "oom", "stall", "timeout", "cancel", "lease", "
 
 _SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900, 1800, 3600, 7200)
 _FACTORS = (0.1, 0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128)
+_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
+_SHARES = (0.1, 0.25, 0.5, 0.75, 0.9, 1)
+_MOST_RUNS = 100_000  # of one job and size; what is said beyond is nonsense
 _SEGMENTS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 
@@ -29,6 +33,8 @@ def _codes(kind: type[TalError]) -> set[str]:
 
 KNOWN_CODES = _codes(TalError)
 VIDEO_CODES = _codes(VideoError)
+
+log = logging.getLogger("tal.worker")
 
 
 class WorkerMetrics:
@@ -58,6 +64,9 @@ class WorkerMetrics:
         self.lease_lost = Counter("tal_lease_lost", "Jobs lost to another worker", **add)
         self._restarts = Counter("tal_worker_restarts", "Ends of model processes", ["reason"], **add)
         self._gpu_oom = Counter("tal_gpu_oom", "Jobs whose batches were halved for want of GPU memory", **add)
+        sizes, fill = "Items that a model saw in one run", "Items of a run by those of the job's largest"
+        self._batch_size = Histogram("tal_batch_size", sizes, ["part"], buckets=_SIZES, **add)
+        self._batch_fill = Histogram("tal_batch_fill_ratio", fill, ["part"], buckets=_SHARES, **add)
         build = Gauge("tal_build_info", "Version of this service", ["version", "python"], **add)
         build.labels(metadata.version("tal-service"), platform.python_version()).set(1)
 
@@ -81,6 +90,13 @@ class WorkerMetrics:
                 self._decode_errors.labels(code).inc()
 
     def measured(self, done: Message, seconds: float) -> None:
+        """No defect in here may cost a result that is there."""
+        try:
+            self._measure(done, seconds)
+        except Exception:
+            log.exception("a result could not be measured")
+
+    def _measure(self, done: Message, seconds: float) -> None:
         for stage, stage_s in done["stages_s"].items():
             if stage != "total":
                 self._stages.labels(stage).observe(stage_s)
@@ -92,6 +108,15 @@ class WorkerMetrics:
             self._cache.labels({"cached": "hit", "kept": "miss"}.get(features, "not_kept")).inc()
         if done["gpu_oom"]:
             self._gpu_oom.inc()
+        for what, runs in done["batches"].items():
+            self._measure_batches(what.split()[0], {int(size): count for size, count in runs.items()})
+
+    def _measure_batches(self, part: str, runs: Mapping[int, int]) -> None:
+        largest = max(runs)
+        for size, count in runs.items():
+            for _ in range(min(count, _MOST_RUNS)):
+                self._batch_size.labels(part).observe(size)
+                self._batch_fill.labels(part).observe(size / largest)
 
     def reloaded(self, outcome: Literal["succeeded", "failed"]) -> None:
         self._reloads.labels(outcome).inc()

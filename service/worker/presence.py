@@ -16,6 +16,8 @@ from service.worker.guarded_queue import GuardedQueue
 
 # By how much a beat may be late before the queue counts as silent.
 LATE_S = 1.0
+# Several calls that a queue leaves without an answer fit in; what takes longer hangs.
+LONGEST_TURN_S = 60.0
 
 log = logging.getLogger("tal.worker")
 
@@ -30,7 +32,17 @@ class Presence:
         self._every_s = min(queue.policy.lease_s, queue.policy.worker_silence_s) / 3
         self._started_at_s = time.time()
         self._answered_s = -math.inf
+        self._turned_s = time.monotonic()
         self.wake_at_s = 0.0
+
+    def turned(self) -> None:
+        """The supervisor's loop has come round."""
+        self._turned_s = time.monotonic()
+
+    def stuck(self) -> str | None:
+        """Why this supervisor should be ended from outside, if so."""
+        age_s = time.monotonic() - self._turned_s
+        return f"no turn for {age_s:.0f} s" if age_s > LONGEST_TURN_S else None
 
     def beat_soon(self) -> None:
         self.wake_at_s = 0.0

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import TCPServer
 from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -19,6 +21,22 @@ METRICS = "/metrics"
 log = logging.getLogger("tal.worker")
 
 
+class _Server(ThreadingHTTPServer):
+    """On every address of the machine, of both families where it has them."""
+
+    daemon_threads = True
+
+    def __init__(self, address: tuple[str, int], responder: type[BaseHTTPRequestHandler]) -> None:
+        self._is_dual = socket.has_dualstack_ipv6()
+        self.address_family = socket.AF_INET6 if self._is_dual else socket.AF_INET
+        super().__init__(address, responder)
+
+    def server_bind(self) -> None:
+        if self._is_dual:
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        TCPServer.server_bind(self)  # HTTPServer's own looks up a name for its address, which may take long
+
+
 @contextlib.contextmanager
 def serving(port: int | None, answers: dict[str, Callable[[], Answer]]) -> Iterator[int | None]:
     """`answers` maps paths to what gives their answer; port None serves nothing, 0 takes any that is free."""
@@ -26,10 +44,9 @@ def serving(port: int | None, answers: dict[str, Callable[[], Answer]]) -> Itera
         yield None
         return
     try:
-        server = ThreadingHTTPServer(("", port), _responder(answers))
+        server = _Server(("", port), _responder(answers))
     except OSError as error:
         raise InvalidOptions(f"port {port} for metrics cannot be had: {error.strerror or error}") from None
-    server.daemon_threads = True
     threading.Thread(target=server.serve_forever, daemon=True, name="probes").start()
     try:
         yield server.server_address[1]

@@ -7,14 +7,20 @@ import signal
 from types import FrameType, TracebackType
 from typing import Any
 
-_HEARD = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_HEARD = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 
 
 class Signals:
-    """SIGTERM and SIGINT ask to end, the second time at once; SIGHUP asks for the models to be read again."""
+    """SIGTERM and SIGINT ask to end, the second time at once; SIGHUP asks for the models to be read again.
+
+    SIGUSR1 is a parent's order to end. Where a signal went to all processes at once, it comes on top of that one, and
+    must not count as its repetition.
+    """
 
     def __init__(self) -> None:
-        self.ends = 0
+        self.ending = False
+        self.at_once = False
+        self._signaled = False
         self.reload = False
         self._read_fd, self._write_fd = os.pipe()
         os.set_blocking(self._read_fd, False)
@@ -45,5 +51,7 @@ class Signals:
     def _hear(self, number: int, _: FrameType | None) -> None:
         if number == signal.SIGHUP:
             self.reload = True
-        else:
-            self.ends += 1
+            return
+        self.ending = True
+        if number != signal.SIGUSR1:
+            self.at_once, self._signaled = self._signaled, True

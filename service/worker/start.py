@@ -42,10 +42,10 @@ class WorkerCall:
 def run(call: WorkerCall) -> int:
     config = settings.read()
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    queue, store = configured.open_both(config)
-    with contextlib.closing(queue):
-        supervisor = Supervisor(queue, store, worker_setup(call, config), finder(call, config))
-        with housekeeping(Janitor(queue, store, configured.retention(config)), queue.policy.lease_s / 3):
+    with contextlib.closing(configured.open_backends(config)) as held:
+        supervisor = Supervisor(held.queue, held.store, worker_setup(call, config), finder(call, config))
+        janitor = Janitor(held.queue, held.store, held.records, configured.retention(config))
+        with housekeeping(janitor, held.queue.policy.lease_s / 3):
             return supervisor.run()
 
 
@@ -70,6 +70,7 @@ def worker_setup(call: WorkerCall, config: Settings) -> WorkerSetup:
         limits=Limits(config.worker_stall_s, config.worker_memory_mib * MIB),
         drain_s=config.drain_s,
         metrics_port=port or None,
+        gpu_index=config.gpu_index,
     )
 
 
@@ -91,8 +92,7 @@ def finder(call: WorkerCall, config: Settings) -> Callable[[], ExecutorSetup]:
             runtime=configured.onnx_options(config, call.device),
             trusted_torch=config.trusted_torch,
             decoding=configured.decoding(config),
-            store_folder=str(config.store_folder),
-            min_free_bytes=config.min_free_disk_mib * MIB,
+            store=configured.store_address(config),
         )
 
     return find

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from service.errors import LeaseLost, QueueUnavailable, TalError
 from service.jobs.artifacts import ArtifactStore
@@ -21,7 +22,9 @@ from service.jobs.queue import Claim, Failed, JobQueue, Outcome, Succeeded
 from service.jobs.queue_gauges import QueueGauges
 from service.worker.child import Child, ExecutorSetup
 from service.worker.children import Children, told_refusal
+from service.worker.errand import Errand
 from service.worker.executor import REFUSED
+from service.worker.gpu_memory import GpuMemory
 from service.worker.guarded_queue import GuardedQueue
 from service.worker.job_run import CANCEL, HAND_BACK, LOST, JobRun, Limits, Verdict, describe, failure_of
 from service.worker.lease import QUEUE_PAUSE_S, Lease
@@ -35,6 +38,7 @@ from service.worker.stored_files import find_video, keep_result
 
 POLL_S = 0.15
 WATCH_S = 0.25
+ERRAND_S = 0.05
 
 log = logging.getLogger("tal.worker")
 
@@ -48,6 +52,7 @@ class WorkerSetup:
     limits: Limits = field(default_factory=Limits)
     drain_s: float = 30.0
     metrics_port: int | None = None
+    gpu_index: int = 0
     command: Sequence[str] = ()
 
 
@@ -62,6 +67,7 @@ class Supervisor:
         self._signals = Signals()
         self._metrics = WorkerMetrics()
         self._metrics.registry.register(QueueGauges(queue, store))
+        self._metrics.registry.register(GpuMemory(setup.gpu_index))
         self._presence = Presence(self._queue, setup.id, setup.priorities)
         self._settling = Settling(self._queue, self._metrics)
         self._run: JobRun | None = None
@@ -87,9 +93,10 @@ class Supervisor:
     # What one turn does, in this order: signals, processes, the job, the queue; then it waits.
 
     def _turn(self) -> None:
+        self._presence.turned()
         self._heed_signals()
         self._swap()
-        if not self._draining:
+        if not self._signals.ending:
             self._children.start_if_due()
         for child in self._children.silent():
             log.warning("model process %s killed: it loaded models for too long without a sign of life", child.pid)
@@ -98,32 +105,29 @@ class Supervisor:
             self._lost(child)
         self._settling.try_if_due()
         self._renew()
+        self._listen(0.0)  # what was said while the queue kept us waiting is no silence
+        self._come_back()
         self._watch()
         self._presence.beat_if_due(
-            self._children.current, self._run.job.id if self._run else None, draining=self._draining
+            self._children.current, self._run.job.id if self._run else None, draining=self._signals.ending
         )
         self._take()
         if self._status is None:
             self._wait()
 
-    @property
-    def _draining(self) -> bool:
-        return self._signals.ends > 0
-
     def _heed_signals(self) -> None:
         if self._signals.reload:
             self._signals.reload = False
             self._reload()
-        if not self._draining:
+        if not self._signals.ending:
             return
-        at_once = self._signals.ends > 1
         if self._drain_at_s == math.inf:
             log.info("draining: takes no more jobs")
             self._drain_at_s = time.monotonic() + self._setup.drain_s
             self._presence.beat_soon()
-        if self._run and (at_once or time.monotonic() >= self._drain_at_s):
+        if self._run and (self._signals.at_once or time.monotonic() >= self._drain_at_s):
             self._stop(self._run, HAND_BACK)
-        if not self._run and (at_once or not self._settling.busy):
+        if not self._run and (self._signals.at_once or not self._settling.busy):
             self._status = 0
 
     def _reload(self) -> None:
@@ -163,14 +167,19 @@ class Supervisor:
             return
         if verdict := LOST if run.lease.is_lost else run.watch():
             self._stop(run, verdict)
-        if run.verdict and time.monotonic() >= run.kill_at_s:
+        if run.verdict and not run.answered and time.monotonic() >= run.kill_at_s:
             run.child.kill(run.verdict.reason)
             run.kill_at_s = math.inf
 
     def _stop(self, run: JobRun, verdict: Verdict) -> None:
+        if run.answered and verdict is not LOST:
+            return  # the result only has to be kept
         if run.verdict is None:
             log.info("%s is stopped: %s", run.label, verdict.reason)
-        run.stop(verdict)
+        if run.errand:
+            self._finish(run, verdict.outcome)
+        else:
+            run.stop(verdict)
 
     def _renew(self) -> None:
         if self._run and (job := self._run.lease.renew_if_due()) and job.state == "canceling":
@@ -178,7 +187,7 @@ class Supervisor:
 
     def _take(self) -> None:
         child = self._children.current
-        if self._run or self._settling.busy or self._draining or not child or not child.usable:
+        if self._run or self._settling.busy or self._signals.ending or not child or not child.usable:
             return
         if time.monotonic() < self._poll_at_s:
             return
@@ -198,22 +207,38 @@ class Supervisor:
         self._run = run = JobRun(claim, child, self._setup.limits, lease)
         self._presence.beat_soon()
         log.info("%s taken: model %s, %.1f s of video", run.label, run.job.request.model, run.job.request.video_s)
+        self._ask_store(run, lambda: find_video(self._store, run.job.request.video), lambda path: run.send(str(path)))
+
+    def _ask_store(self, run: JobRun, call: Callable[[], Any], then: Callable[[Any], None]) -> None:
+        """A store that is slow, or far away, keeps no lease from being renewed."""
+        run.errand, run.then = Errand(call), then
+        self._come_back()
+
+    def _come_back(self) -> None:
+        run = self._run
+        if run is None or run.errand is None or not run.errand.is_done:
+            return
+        errand, run.errand = run.errand, None
         try:
-            run.send(str(find_video(self._store, claim.job.request.video)))
+            run.then(errand.outcome())
         except TalError as error:
             self._finish(run, Failed(failure_of(error)))
 
     def _wait(self) -> None:
         now_s = time.monotonic()
         due_s = min(self._presence.wake_at_s, self._settling.wake_at_s, now_s + 1.0)
-        if not self._draining:
+        if not self._signals.ending:
             due_s = min(due_s, self._children.wake_at_s)
         if self._run:
-            due_s = min(due_s, self._run.lease.wake_at_s, self._run.kill_at_s, now_s + WATCH_S)
+            watch_s = ERRAND_S if self._run.errand else WATCH_S
+            due_s = min(due_s, self._run.lease.wake_at_s, self._run.kill_at_s, now_s + watch_s)
         elif self._children.current and self._children.current.usable and not self._settling.busy:
             due_s = min(due_s, self._poll_at_s)
+        self._listen(max(0.0, due_s - now_s))
+
+    def _listen(self, wait_s: float) -> None:
         waiting: list[Child | Signals] = [self._signals, *self._children.living]
-        for source in select.select(waiting, [], [], max(0.0, due_s - now_s))[0]:
+        for source in select.select(waiting, [], [], wait_s)[0]:
             if isinstance(source, Signals):
                 source.clear()
             elif source in self._children.living:
@@ -235,7 +260,7 @@ class Supervisor:
 
     def _hear(self, run: JobRun, message: Message) -> None:
         if message["kind"] == "done":
-            self._finish(run, self._result_of(run, message))
+            self._keep(run, message)
         elif message["kind"] in {"failed", "canceled"}:
             if trace := message.get("trace"):
                 log.error("%s failed by a defect:\n%s", run.label, trace)
@@ -245,15 +270,18 @@ class Supervisor:
         elif progress := run.hear(message):
             run.lease.report(progress)
 
-    def _result_of(self, run: JobRun, message: Message) -> Outcome | None:
+    def _keep(self, run: JobRun, message: Message) -> None:
         """A result that came in spite of a verdict counts: it is there. One of a job that is another's does not."""
         if run.lease.is_lost:
-            return None
+            self._finish(run, None)
+            return
+        run.answered = True
         self._metrics.measured(message, time.monotonic() - run.began_s)
-        try:
-            return Succeeded(keep_result(self._store, message["text"]))
-        except TalError as error:
-            return Failed(failure_of(error))
+        self._ask_store(
+            run,
+            lambda: keep_result(self._store, message["text"]),
+            lambda stored: self._finish(run, None if run.lease.is_lost else Succeeded(stored)),
+        )
 
     def _lost(self, child: Child) -> None:
         is_current, was_ready = child is self._children.current, child.ready
@@ -268,7 +296,7 @@ class Supervisor:
             self._not_started(child, cause)
             return
         log.warning("model process %s ended (%s): %s", child.pid, cause, reason)
-        if self._run:
+        if self._run and not self._run.answered:
             self._finish(self._run, self._run.outcome_of_death(cause))
 
     def _not_started(self, child: Child, cause: str) -> None:
@@ -289,8 +317,8 @@ class Supervisor:
 
     def _answers(self) -> dict[str, Callable[[], Answer]]:
         return {
-            "/livez": lambda: probed(None),
-            "/readyz": lambda: probed(self._presence.unready(self._children.current, draining=self._draining)),
+            "/livez": lambda: probed(self._presence.stuck()),
+            "/readyz": lambda: probed(self._presence.unready(self._children.current, draining=self._signals.ending)),
             "/startupz": lambda: probed(None if self._once_ready else "starting"),
             METRICS: lambda: (200, self._metrics.text()),
         }

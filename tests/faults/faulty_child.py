@@ -42,7 +42,7 @@ def main(parent_pid: int, link_fd: int) -> None:
 
 
 def answer(supervisor: Any, shelf: Any, setup: Any, message: Any) -> dict[str, Any]:
-    kind, amount = message["video_name"].split("-")[:2]
+    kind, amount = [*message["video_name"].split("-"), ""][:2]
     note_run(message["job"])
     VideoReader.__init__.__defaults__ = REAL_DECODER
     if kind in FAULTS:

@@ -20,10 +20,11 @@ class Scale:
     restarts: int
     stream_cuts: int
     max_attempts: int
+    batch_items: int
 
 
-FULL = Scale(200, 8, 60, 20.0, 200, 100, 6, 40, 3)
-TENTH = Scale(20, 5, 8, 3.0, 20, 100, 1, 6, 2)
+FULL = Scale(200, 8, 60, 20.0, 200, 100, 6, 40, 3, 500)
+TENTH = Scale(20, 5, 8, 3.0, 20, 100, 1, 6, 2, 60)
 
 
 @dataclass

@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 
 from tests.faults.api_deaths import api_killed_in_upload, api_killed_in_wait, same_key_at_once, whole_service_killed
+from tests.faults.batches import deaths_amid_a_batch
 from tests.faults.cancels import random_cancels
 from tests.faults.deployment import Deployment
 from tests.faults.finding import FULL, TENTH, Finding, Scale, table
@@ -45,7 +46,7 @@ Shared = Callable[[Deployment, Scale], Finding]
 ALONE: tuple[Alone, ...] = (random_kills, rolling_restart, disk_full)
 SHARED: tuple[Shared, ...] = (
     *(api_killed_in_upload, api_killed_in_wait, same_key_at_once, sigterm_amid_a_job, poison, hung_decoder),
-    *(held_interpreter, stopped_supervisor, random_cancels, cut_streams, whole_service_killed),
+    *(held_interpreter, stopped_supervisor, random_cancels, cut_streams, deaths_amid_a_batch, whole_service_killed),
 )
 OUTAGES = (redis_killed, redis_paused)
 DRAIN_S = 0.5

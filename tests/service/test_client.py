@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import io
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from service import errors, formats
-from service.client import Ask, AsyncClient, Client, StoredVideo, calls, watching
+from service.client import Ask, AsyncClient, Client, StoredVideo, VideoUrl, calls, watching
 from service.localization import DetectOptions, Localization, ModelInfo, Progress, Segment, VideoInfo
 from tests.support.fake_service import Asked, serving
 
@@ -267,7 +268,7 @@ def test_a_wait_ends_when_its_time_is_up() -> None:
     with (
         serving(script) as fake,
         Client(fake.url) as client,
-        pytest.raises(errors.JobNotFinished, match=r"still running after 0\.2 s"),
+        pytest.raises(errors.JobNotFinished, match=r"within 0\.2 s, job j1 is still running"),
     ):
         client.wait("j1", timeout_s=0.2)
 
@@ -358,3 +359,53 @@ def test_an_asynchronous_wait_that_is_canceled_cancels_its_job(clip: Path) -> No
     with serving(script) as fake:
         asyncio.run(interrupted(fake.url))
     assert fake.paths()[-1] == "POST /v1/jobs/j1/cancel"
+
+
+def test_how_a_job_ended_is_not_asked_for_by_uploading_again(clip: Path) -> None:
+    def script(asked: Asked) -> None:
+        asked.read()
+        asked.answer(504, {"code": "deadline_passed", "detail": "too late", "job_id": "j1"})
+
+    with serving(script) as fake, Client(fake.url) as client, pytest.raises(errors.DeadlinePassed):
+        client.submit(clip)
+    assert len(fake.asked) == 1
+
+
+def test_a_wait_ends_in_time_also_where_the_service_asks_for_longer_pauses() -> None:
+    def script(asked: Asked) -> None:
+        asked.problem(503, "queue_unavailable", "away", Retry_After="60")
+
+    began_s = time.monotonic()
+    with (
+        serving(script) as fake,
+        Client(fake.url) as client,
+        pytest.raises(errors.JobNotFinished, match=r"within 0\.5 s, job j1 could not be asked for: away"),
+    ):
+        client.wait("j1", timeout_s=0.5)
+    assert time.monotonic() - began_s < 5
+
+
+def test_a_job_whose_deletion_was_not_answered_is_deleted() -> None:
+    def script(asked: Asked) -> None:
+        if len(fake.asked) == 1:
+            asked.cut()
+        else:
+            asked.problem(404, "job_not_found", "no job j1")
+
+    with serving(script) as fake, Client(fake.url) as client:
+        client.delete("j1")
+        assert len(fake.asked) == 2
+        with pytest.raises(errors.JobNotFound):
+            client.delete("j1")
+
+
+def test_a_service_that_fetches_a_video_may_be_silent_for_longer() -> None:
+    def script(asked: Asked) -> None:
+        asked.read()
+        time.sleep(0.5)
+        asked.answer(202, job())
+
+    with serving(script) as fake, Client(fake.url, timeout_s=0.2, retries=0) as client:
+        assert client.submit(VideoUrl("https://videos.example/a.mp4")).id == "j1"
+        with pytest.raises(errors.ServerUnreachable):
+            client.submit(StoredVideo("ab" * 32))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import replace
 
 import pytest
 
 from service import configured
 from service.errors import ModelNotFound, StoreMismatch
+from service.jobs.records import Record
 from service.settings import Settings
 
 
@@ -48,12 +50,25 @@ def test_decoding_has_the_limits_that_are_set(config):
 
 
 def test_without_redis_a_file_holds_the_queue_and_belongs_to_one_store(config, tmp_path):
-    queue, store = configured.open_both(config)
-    queue.close()
+    held = configured.open_backends(config)
+    held.close()
     assert (tmp_path / "queue.db").exists()
-    assert store.id == configured.open_store(config).id
+    assert held.store.id == configured.open_store(config).id
     with pytest.raises(StoreMismatch):
-        configured.open_both(config.model_copy(update={"store": tmp_path / "another"}))
+        configured.open_backends(config.model_copy(update={"store": tmp_path / "another"}))
+
+
+@pytest.mark.needs_redis
+def test_with_redis_jobs_and_records_are_there_and_no_file_is_made(config, tmp_path):
+    redis_server = importlib.import_module("tests.service.jobs.redis_server")
+    with redis_server.running(tmp_path) as url:
+        redis = config.model_copy(update={"redis_url": url})
+        held, again = configured.open_backends(redis), configured.open_backends(redis)
+        made = held.records.create(Record("batch", "1", {"n": 1}))
+        assert again.records.get("batch", "1") == made
+        held.close()
+        again.close()
+    assert not (tmp_path / "queue.db").exists()
 
 
 def test_the_queue_behaves_as_the_settings_say(config):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from service import cli, settings
+from service import cli, configured, settings
 from service.errors import InvalidOptions
 from service.pipeline.video import DecodeLimits
 
@@ -64,3 +64,24 @@ def test_a_digest_that_is_none_is_named(monkeypatch: pytest.MonkeyPatch, bad: st
 def test_a_tilde_in_the_home_is_the_user_s(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TAL_HOME", "~/models-of-mine")
     assert settings.read().home == Path.home() / "models-of-mine"
+
+
+def test_a_store_is_a_folder_or_object_storage(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TAL_HOME", "/somewhere")
+    assert (settings.read().store_place, str(settings.read().store_cache_folder)) == (
+        "/somewhere/store",
+        "/somewhere/cache",
+    )
+    monkeypatch.setenv("TAL_STORE", "~/kept")
+    assert settings.read().store_place == str(Path.home() / "kept")
+    monkeypatch.setenv("TAL_STORE", "s3://clips/some/where")
+    monkeypatch.setenv("TAL_STORE_CACHE", "/fast")
+    found = configured.store_address(settings.read())
+    assert (found.place, found.cache_folder, found.cache_bytes) == ("s3://clips/some/where", "/fast", 20 * 2**30)
+
+
+@pytest.mark.parametrize("bad", ["s3://", "s3://UPPER/x", "http://example.org/x", "s3://bucket//x"])
+def test_what_is_no_store_is_told(monkeypatch: pytest.MonkeyPatch, bad: str) -> None:
+    monkeypatch.setenv("TAL_STORE", bad)
+    with pytest.raises(InvalidOptions, match="TAL_STORE: a folder or s3://bucket/prefix is needed"):
+        settings.read()

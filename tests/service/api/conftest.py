@@ -19,6 +19,7 @@ from service.api.app import create_app
 from service.api.server import Address, DrainingServer, build
 from service.jobs.local_store import LocalStore
 from service.jobs.queue import Claim, JobQueue, Outcome, StoredResult, Succeeded, WorkerRecord
+from service.jobs.records import Records
 from service.localization import Progress
 from service.settings import Settings
 from tests.service.pipeline import video_samples
@@ -31,6 +32,7 @@ class Api:
     config: Settings
     queue: JobQueue
     store: LocalStore
+    records: Records
     server: DrainingServer
     http: httpx.Client
 
@@ -91,8 +93,8 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 def serving(config: Settings, *, address: Address | None = None) -> Iterator[Api]:
     """A server in a thread of this process, as long as the block."""
     address = address or Address(port=0)
-    queue, store = configured.open_both(config)
-    server = build(create_app(config, queue, store, root_path=address.root_path), config, address)
+    held = configured.open_backends(config)
+    server = build(create_app(config, held, root_path=address.root_path), config, address)
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
@@ -101,14 +103,15 @@ def serving(config: Settings, *, address: Address | None = None) -> Iterator[Api
             time.sleep(0.01)
         port = server.servers[0].sockets[0].getsockname()[1]
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as http:
-            api = Api(config, queue, store, server, http)
+            assert isinstance(held.store, LocalStore)
+            api = Api(config, held.queue, held.store, held.records, server, http)
             api.beat()
             yield api
     finally:
         server.should_exit = True
         thread.join(20)
         assert not thread.is_alive()
-        queue.close()
+        held.close()
 
 
 def modest(home: Path) -> Settings:

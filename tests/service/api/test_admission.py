@@ -105,6 +105,17 @@ def test_a_crowd_is_one_look_at_the_queue(monkeypatch: pytest.MonkeyPatch) -> No
     assert queue.looks == 2
 
 
+def test_a_queue_that_was_full_is_looked_at_again_before_anybody_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    queue, now_s = Queue(jobs=10), [100.0]
+    monkeypatch.setattr(admission.time, "monotonic", lambda: now_s[0])
+    looking = admitting(queue)
+    with pytest.raises(QueueFull):
+        looking.check()
+    queue.jobs = 9
+    now_s[0] += 2 * admission.FULL_FRESH_S
+    looking.check()
+
+
 def test_more_video_than_may_ever_wait_is_too_long() -> None:
     admitting(Queue()).check_length(asking(1000.0))
     with pytest.raises(VideoTooLong, match="1001"):

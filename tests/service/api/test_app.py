@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -32,6 +33,21 @@ def test_models_are_told_with_their_labels(shared_api: Api) -> None:
     assert shared_api.http.get("/v1/models/nope").json()["code"] == "model_not_found"
 
 
+def test_what_a_worker_announced_can_be_asked_for_while_no_worker_is_up(config: Settings, clip: bytes) -> None:
+    with serving(config) as api:
+        described = {"name": "far", "version": "1", "sha256": "0" * 64, "licence": "MIT", "labels": ["bow"]}
+        far = WorkerRecord("f", "there", 1, time.time(), True, {"far": described}, ("normal",))
+        api.queue.beat(far)
+        assert api.http.get("/v1/models/far").json()["ready"] is True
+    with serving(config) as api:
+        api.queue.leave("f")
+        assert api.http.get("/v1/models/far").json()["ready"] is False
+        job = api.http.post(
+            "/v1/detections?model=far", content=clip, headers={"Content-Type": "video/mp4", "Prefer": "wait=0"}
+        ).json()
+        assert job["state"] == "queued"
+
+
 def test_a_model_that_cannot_be_read_is_told_once_and_left_out(
     api: Api, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -52,6 +68,11 @@ def test_the_errors_of_the_framework_are_problems_too(shared_api: Api) -> None:
         assert answered.status_code == answered.json()["status"] == status
         assert answered.json()["code"] == code
         assert answered.headers["content-type"] == "application/problem+json"
+
+
+def test_a_method_that_is_not_there_is_told_with_all_that_are(shared_api: Api) -> None:
+    answered = shared_api.http.put(f"/v1/jobs/{'0' * 32}")
+    assert (answered.status_code, answered.headers["allow"]) == (405, "DELETE, GET")
 
 
 def test_requests_are_counted_by_the_template_of_their_route(api: Api) -> None:

@@ -171,6 +171,19 @@ def test_the_same_option_in_two_places_has_to_agree(shared_api: Api, clip: bytes
     assert (answered.status_code, answered.json()["code"]) == (422, "invalid_options")
 
 
+def test_every_option_that_is_wrong_is_named(shared_api: Api, clip: bytes) -> None:
+    answered = shared_api.http.post("/v1/detections?min_score=2&top_k=0", content=clip, headers=_raw())
+    assert [one["where"] for one in answered.json()["errors"]] == [["min_score"], ["top_k"]]
+    twice = shared_api.http.post("/v1/detections?min_score=0.1&min_score=0.9", content=clip, headers=_raw())
+    assert (twice.status_code, twice.json()["code"]) == (422, "invalid_options")
+    assert "min_score is given 2 times" in twice.json()["detail"]
+
+
+def test_asynchronously_with_a_wait_is_waiting_for_so_long(api: Api, clip: bytes) -> None:
+    answered = api.http.post("/v1/detections", content=clip, headers=_raw(Prefer="respond-async, wait=1"))
+    assert (answered.status_code, answered.headers["preference-applied"]) == (202, "wait=1")
+
+
 def test_a_full_queue_is_told_with_a_pause(api: Api, clip: bytes) -> None:
     answered = [api.http.post("/v1/detections", content=clip, headers=_raw(Prefer="wait=0")) for _ in range(21)]
     assert answered[-1].status_code == 429

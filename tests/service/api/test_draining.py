@@ -55,6 +55,23 @@ def test_what_is_under_way_ends_in_order(served: tuple[Processes, str], clip: by
         assert processes.running[0].wait(10) == 0
 
 
+def test_behind_a_balancer_it_works_on_for_a_while_after_it_says_that_it_is_not_ready(
+    tmp_path: Path, clip: bytes
+) -> None:
+    sent = {"Content-Type": "video/mp4", "Prefer": "respond-async"}
+    with Processes(tmp_path, min_free_disk_mib=0, unready_s=60) as processes:
+        url = processes.serve("--no-worker")
+        server = processes.running[0]
+        server.send_signal(signal.SIGTERM)
+        checks = eventually(
+            lambda: (found := httpx.get(f"{url}/readyz").json()["checks"])["accepting"] != "ok" and found
+        )
+        assert checks["accepting"] == "this server is about to end"
+        assert httpx.post(f"{url}/v1/detections", content=clip, headers=sent).status_code == 202
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(10) == 0
+
+
 def test_an_idle_server_ends_at_once(served: tuple[Processes, str]) -> None:
     processes, url = served
     with httpx.Client(base_url=url) as http:

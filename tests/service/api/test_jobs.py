@@ -55,7 +55,23 @@ def test_a_form_may_be_asked_for_by_its_media_type(shared_api: Api, clip: bytes)
     job = _done(shared_api, clip)
     answered = shared_api.http.get(f"/v1/jobs/{job}/result", headers={"Accept": "text/csv"})
     assert answered.text.startswith("video,")
-    assert shared_api.http.get(f"/v1/jobs/{job}/result", headers={"Accept": "image/png"}).status_code == 406
+    for accept, kind in (
+        ("image/png, */*;q=0.1", "application/json"),
+        ("text/csv;q=0, application/json;q=0.5", "application/json"),
+        ("application/json;q=0.5, text/vtt", "text/vtt"),
+        ("text/*", "text/csv"),
+    ):
+        answered = shared_api.http.get(f"/v1/jobs/{job}/result", headers={"Accept": accept})
+        assert answered.headers["content-type"].split(";")[0] == kind, accept
+    for accept in ("image/png", "application/*;q=0"):
+        assert shared_api.http.get(f"/v1/jobs/{job}/result", headers={"Accept": accept}).status_code == 406
+
+
+def test_a_list_takes_no_parameter_that_it_does_not_know_and_no_page_is_endless(shared_api: Api) -> None:
+    refused = shared_api.http.get("/v1/jobs?status=failed")
+    assert (refused.status_code, refused.json()["code"]) == (422, "invalid_options")
+    assert "status" in refused.json()["detail"]
+    assert shared_api.http.get("/v1/jobs?limit=100000").status_code == 200
 
 
 def test_what_is_not_done_has_no_result_and_stays(api: Api, clip: bytes) -> None:
@@ -74,6 +90,9 @@ def test_a_job_that_failed_is_tried_again_as_another_one(api: Api, clip: bytes) 
     api.work(Failed(Failure("zero_frames", "none"))).join()
     again = api.http.post(f"/v1/jobs/{job}/retry")
     assert (again.status_code, again.json()["retry_of"]) == (202, job)
+    twice = [api.http.post(f"/v1/jobs/{job}/retry", headers={"Idempotency-Key": "k"}) for _ in range(2)]
+    assert twice[0].json()["id"] == twice[1].json()["id"] != again.json()["id"]
+    assert [one.headers.get("idempotency-replayed") for one in twice] == [None, "true"]
     assert api.http.post(f"/v1/jobs/{again.json()['id']}/retry").status_code == 409
 
 

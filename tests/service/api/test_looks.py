@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from service.api.state import LOOKS, MOST_WAITING_LOOKS, ApiState
+from service.configured import Backends
 from service.errors import Unavailable
 from tests.service.api.conftest import Api
 
@@ -30,9 +31,9 @@ def crowd(state: ApiState, waiting: int) -> None:
 
 
 def test_a_crowd_of_new_videos_is_asked_to_come_later(api: Api) -> None:
-    state = ApiState(api.config, api.queue, api.store)
-    crowd(state, MOST_WAITING_LOOKS - 1)
-    state = ApiState(api.config, api.queue, api.store)
+    held = Backends(api.queue, api.store, api.records)
+    crowd(ApiState(api.config, held), MOST_WAITING_LOOKS - 1)
+    state = ApiState(api.config, held)
     with pytest.raises(Unavailable, match=f"{MOST_WAITING_LOOKS} new videos wait"):
         crowd(state, MOST_WAITING_LOOKS)
 

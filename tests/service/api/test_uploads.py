@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,25 @@ def test_a_body_that_lies_about_itself_is_refused(
         connection.send(*headers, body=body)
         assert connection.status() == status
     eventually_empty(shared_api)
+
+
+def test_what_stands_around_the_video_of_a_form_is_bounded_too(shared_api: Api, clip: bytes) -> None:
+    def endless() -> Iterator[bytes]:
+        yield HEAD + clip + b"\r\n--b--\r\n"
+        for _ in range(3 * 1024):
+            yield b" " * 1024
+
+    kind = {"Content-Type": "multipart/form-data; boundary=b", "Prefer": "respond-async"}
+    answered = shared_api.http.post("/v1/detections", content=endless(), headers=kind)
+    assert (answered.status_code, answered.json()["code"]) == (413, "video_too_large")
+    eventually_empty(shared_api)
+
+
+def test_what_is_no_video_is_not_kept(api: Api) -> None:
+    for sent, kind in ((b"no video", "video/mp4"), (b"\x1a\x45\xdf\xa3" + bytes(100), "video/webm")):
+        answered = api.http.post("/v1/detections", content=sent, headers={"Content-Type": kind})
+        assert answered.status_code in {415, 422}
+    assert [file for file in api.files if file.name != "lock"] == []
 
 
 @pytest.mark.parametrize("framing", ["Content-Length: 100000", "Transfer-Encoding: chunked"])

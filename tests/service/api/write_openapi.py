@@ -15,11 +15,11 @@ from service.settings import Settings
 def text() -> str:
     with tempfile.TemporaryDirectory() as folder:
         config = Settings(home=Path(folder))
-        queue, store = configured.open_both(config)
+        held = configured.open_backends(config)
         try:
-            return json.dumps(create_app(config, queue, store).openapi(), indent=1, ensure_ascii=False) + "\n"
+            return json.dumps(create_app(config, held).openapi(), indent=1, ensure_ascii=False) + "\n"
         finally:
-            queue.close()
+            held.close()
 
 
 if __name__ == "__main__":

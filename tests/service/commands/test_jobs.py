@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.service.test_cli import tal
 from tests.service.test_client import detecting, job
-from tests.support.fake_service import serving
+from tests.support.fake_service import Asked, serving
 
 
 def test_detect_uploads_and_prints_what_the_service_found_in_the_order_of_the_files(tmp_path: Path) -> None:
@@ -47,3 +47,16 @@ def test_an_unknown_job_is_one_line_and_status_two(tmp_path: Path) -> None:
     with serving(lambda asked: asked.problem(404, "job_not_found", "no job j1")) as fake:
         done = tal(tmp_path, "jobs", "show", "j1", "--server", fake.url)
     assert (done.returncode, done.stderr) == (2, "error: no job j1 [job_not_found]\n")
+
+
+def test_a_job_that_is_not_there_does_not_stop_those_after_it(tmp_path: Path) -> None:
+    def script(asked: Asked) -> None:
+        if "gone" in asked.path:
+            asked.problem(404, "job_not_found", "no job gone")
+        else:
+            asked.answer(202, job("canceled"))
+
+    with serving(script) as fake:
+        done = tal(tmp_path, "jobs", "cancel", "gone", "j1", "--server", fake.url)
+    assert (done.returncode, done.stderr) == (1, "gone: no job gone [job_not_found]\n")
+    assert done.stdout.split()[:2] == ["j1", "canceled"]

@@ -12,6 +12,7 @@ import pytest
 
 from service.jobs.queue import JobQueue
 from tests.service.jobs.harness import Harness, RedisHarness, SqliteHarness
+from tests.service.jobs.s3_server import S3Server
 
 
 @pytest.fixture(scope="session")
@@ -19,6 +20,20 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     redis_server = importlib.import_module("tests.service.jobs.redis_server")
     with redis_server.RedisServer(tmp_path_factory.mktemp("redis")) as server:
         yield server.url
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    with S3Server(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture
+def s3_environment(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
+    """For clients in this process."""
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    return s3_server
 
 
 @pytest.fixture(params=["sqlite", pytest.param("redis", marks=pytest.mark.needs_redis)])

@@ -21,9 +21,8 @@ from service.errors import (
     ResultNotThere,
     StoreMismatch,
 )
-from service.jobs.job import PRIORITIES, Failure, Job, StoredVideo
+from service.jobs.job import PRIORITIES, Job, StoredVideo
 from service.jobs.queue import (
-    Claim,
     Ended,
     Failed,
     HandedBack,
@@ -35,17 +34,7 @@ from service.jobs.queue import (
     WorkerRecord,
 )
 from service.localization import DetectOptions, Progress
-from tests.service.jobs.harness import LEASE_S, POLICY, Harness, at_once, request
-
-DONE = Succeeded(StoredResult(text='{"segments": []}'))
-CRASH = Failed(Failure("worker_crashed", "the child died of signal 9", retryable=True))
-BAD_VIDEO = Failed(Failure("corrupt_video", "nothing in it can be decoded"))
-
-
-def take(queue: JobQueue, worker: str = "w1", models: tuple[str, ...] = ("m",)) -> Claim:
-    claim = queue.take(worker, models, PRIORITIES)
-    assert claim is not None, "there was nothing to take"
-    return claim
+from tests.service.jobs.harness import BAD_VIDEO, CRASH, DONE, LEASE_S, POLICY, Harness, at_once, request, take
 
 
 def nothing_to_take(queue: JobQueue) -> bool:
@@ -332,6 +321,80 @@ def test_a_job_under_cancel_whose_worker_falls_silent_ends_canceled(harness: Har
     assert nothing_to_take(queue)
     assert queue.sweep().canceled in {0, 1}
     assert queue.get(job.id).state == "canceled"
+
+
+def test_a_lease_is_as_long_as_its_owner_was_told_whoever_looks(harness: Harness) -> None:
+    patient, hasty = harness.open(lease_s=6 * LEASE_S), harness.open()
+    patient.submit(request())
+    patient.submit(request())
+    kept, quick = take(patient, "w1"), take(hasty, "w2")
+    harness.pass_time(2.3 * LEASE_S)
+    assert patient.sweep().requeued == 1
+    assert hasty.sweep().requeued == 0
+    assert patient.renew(kept).attempts == 1
+    assert take(hasty, "w3").job.id == quick.job.id
+
+
+@pytest.mark.parametrize(("first_s", "second_s"), [(60.0, LEASE_S), (LEASE_S, 60.0)])
+def test_a_job_that_is_handed_back_waits_for_no_lease_of_others(
+    harness: Harness, first_s: float, second_s: float
+) -> None:
+    first, second = harness.open(lease_s=first_s), harness.open(lease_s=second_s)
+    job = first.submit(request()).job
+    first.settle(take(first), HandedBack())
+    assert take(second, "w2").job.id == job.id
+
+
+# Records of a release to come
+
+
+@pytest.mark.parametrize("record", ["[]", "{}", "not JSON", '{"video": 1, "options": {}, "model": "m"}'])
+def test_a_job_that_cannot_be_read_fails_and_keeps_none_behind_it_waiting(
+    harness: Harness, queue: JobQueue, record: str
+) -> None:
+    strange = queue.submit(request(owner="k1", priority="high")).job
+    plain = queue.submit(request()).job
+    harness.rewrite(strange.id, "request", record)
+    assert take(queue).job.id == plain.id
+    assert nothing_to_take(queue)
+    failed = queue.get(strange.id)
+    assert (failed.state, failed.attempts, failed.dead_letter) == ("failed", 1, False)
+    assert failed.failure is not None
+    assert (failed.failure.code, failed.failure.retryable) == ("internal", False)
+    assert "cannot read" in failed.failure.message
+
+
+def test_a_page_shows_a_job_that_cannot_be_read_by_what_is_known_of_it(harness: Harness, queue: JobQueue) -> None:
+    strange = queue.submit(request(owner="k1", priority="high")).job
+    plain = queue.submit(request()).job
+    harness.rewrite(strange.id, "request", "{}")
+    assert [job.id for job in queue.find(JobFilter(), 10)] == [plain.id, strange.id]
+    known = queue.get(strange.id).request
+    assert (known.model, known.priority, known.owner, known.video.key) == ("m", "high", "k1", "ab" * 32)
+    assert known.video_s == 10.0
+    assert queue.cancel(strange.id).state == "canceled"
+    queue.delete(strange.id)
+
+
+def test_a_running_job_that_cannot_be_read_lapses_as_any_other(harness: Harness, queue: JobQueue) -> None:
+    strange = take(queue) if queue.submit(request()) else None
+    assert strange is not None
+    harness.rewrite(strange.job.id, "request", "{}")
+    harness.rewrite(strange.job.id, "progress", '{"stage": "decode"}')
+    assert queue.renew(strange).progress is None
+    harness.pass_time(LEASE_S * 1.3)
+    assert queue.sweep().requeued == 1
+    assert nothing_to_take(queue)
+    assert queue.get(strange.job.id).state == "failed"
+
+
+def test_a_failure_that_cannot_be_read_hides_no_job(harness: Harness, queue: JobQueue) -> None:
+    queue.submit(request())
+    job = queue.settle(take(queue), BAD_VIDEO)
+    harness.rewrite(job.id, "failure", "{}")
+    failure = queue.get(job.id).failure
+    assert failure is not None
+    assert failure.code == "internal"
 
 
 # Outcomes

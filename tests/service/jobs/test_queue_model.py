@@ -17,13 +17,14 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from service.errors import JobNotFinished, LeaseLost
+from service.errors import JobNotFinished, LeaseLost, QueueFull
 from service.jobs.job import FINISHED, PRIORITIES, Failure
-from service.jobs.queue import Claim, Ended, Failed, HandedBack, Outcome, StoredResult, Succeeded
+from service.jobs.queue import Claim, Ended, Failed, HandedBack, JobFilter, Outcome, StoredResult, Succeeded
 from service.localization import Progress
 from tests.service.jobs.harness import LEASE_S, Harness, request
 
 MAX_ATTEMPTS = 2
+OWNER = "k1"
 OUTCOMES: list[Outcome] = [
     Succeeded(StoredResult(text="{}")),
     Failed(Failure("worker_crashed", "it died", retryable=True)),
@@ -40,6 +41,8 @@ class Known:
     delivery: int = 0
     attempts: int = 0
     dead: bool = False
+    owner: str = ""
+    noticed: bool = False
 
     @property
     def held(self) -> bool:
@@ -88,6 +91,22 @@ class Walk(RuleBasedStateMachine):
         job = self.queue.submit(request(priority=priority)).job
         self.known[job.id] = Known()
         return job.id
+
+    @rule(target=jobs, priority=st.sampled_from(PRIORITIES))
+    def submit_for_an_owner(self, priority):
+        asked = request(priority=priority, owner=OWNER, webhook="https://example.com/hook")
+        allowed_s = asked.video_s * (1 + sum(known.state == "queued" for known in self.known.values() if known.owner))
+        with pytest.raises(QueueFull):
+            self.queue.submit(asked, owner_video_s=allowed_s - 0.01)
+        job = self.queue.submit(asked, owner_video_s=allowed_s).job
+        self.known[job.id] = Known(owner=OWNER)
+        return job.id
+
+    @rule()
+    def notice_the_first(self):
+        for job_id in self.queue.notices(1):
+            self.queue.noticed(job_id)
+            self.known[job_id].noticed = True
 
     @rule(target=claims, worker=st.sampled_from(["w1", "w2"]))
     def take(self, worker):
@@ -167,9 +186,21 @@ class Walk(RuleBasedStateMachine):
             assert (job.finished_at_s is None) == (known.state not in FINISHED)
             assert versions[job_id] == job.version >= self.versions.get(job_id, 1)
             self.versions[job_id] = job.version
+        self.owned_is_as_known()
         stats = self.queue.stats()
         assert sum(stats.queued.values()) == sum(known.state == "queued" for known in self.known.values())
         assert stats.running == sum(known.held for known in self.known.values())
+
+    def owned_is_as_known(self):
+        owned = {job_id: known for job_id, known in self.known.items() if known.owner}
+        for state in {known.state for known in owned.values()}:
+            found = self.queue.find(JobFilter(owner=OWNER, states=(state,)), 1000)
+            assert {job.id for job in found} == {job_id for job_id, known in owned.items() if known.state == state}
+        ended = {job_id for job_id, known in owned.items() if known.state in FINISHED and not known.noticed}
+        notices = self.queue.notices(1000)
+        assert set(notices) == ended
+        ends = [self.queue.get(job_id).finished_at_s for job_id in notices]
+        assert ends == sorted(ends)
 
 
 def test_any_walk_leaves_the_jobs_as_the_model_says(harness: Harness) -> None:

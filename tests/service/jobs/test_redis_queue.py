@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from service.errors import InvalidOptions, JobNotFound, QueueUnavailable, QueueUnfit
+from service.errors import InvalidOptions, JobNotFound, QueueFull, QueueUnavailable, QueueUnfit, StoreMismatch
+from service.jobs import redis_connection
 from service.jobs.job import Failure
 from service.jobs.queue import (
     Claim,
@@ -83,6 +84,44 @@ def test_a_server_that_keeps_nothing_on_disk_is_warned_about(tmp_path: Path, cap
     assert "appendonly" in caplog.text
 
 
+def test_a_server_that_keeps_the_last_second_in_memory_is_warned_about(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with RedisServer(tmp_path, "--appendfsync", "everysec") as server, caplog.at_level(logging.WARNING):
+        RedisQueue(server.url).close()
+    assert "appendfsync is 'everysec'" in caplog.text
+
+
+def test_a_sound_server_is_not_warned_about(server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        RedisQueue(server.url).close()
+    assert caplog.text == ""
+
+
+def test_a_server_that_may_evict_from_now_on_is_no_longer_ready(
+    server: RedisServer, queue: RedisQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with server.client() as client:
+        client.config_set("maxmemory-policy", "allkeys-lru")
+        queue.ping()
+        monkeypatch.setattr(redis_connection, "_CHECKED_S", 0.0)
+        for _ in range(2):
+            with pytest.raises(QueueUnfit, match="allkeys-lru"):
+                queue.ping()
+        client.config_set("maxmemory-policy", "noeviction")
+    queue.ping()
+
+
+def test_a_process_starts_on_a_full_server_that_knows_its_store(server: RedisServer, queue: RedisQueue) -> None:
+    queue.pair("store-1")
+    fill_memory(server)
+    again = RedisQueue(server.url, LONG)
+    again.pair("store-1")
+    with pytest.raises(StoreMismatch):
+        again.pair("store-2")
+    again.close()
+
+
 def test_a_url_that_is_none_is_told_as_such() -> None:
     with pytest.raises(InvalidOptions, match="Redis"):
         RedisQueue("localhost:6379")
@@ -145,7 +184,7 @@ def test_a_server_that_hangs_is_unavailable_and_then_hands_out_each_job_once(
 
 def test_a_full_server_accepts_no_job_and_lets_running_ones_end(server: RedisServer, queue: RedisQueue) -> None:
     for _ in range(5):
-        queue.submit(request())
+        queue.submit(request(owner="k1", webhook="https://example.com"))
     first, second, third = take(queue), take(queue), take(queue)
     fill_memory(server)
     with pytest.raises(QueueUnavailable, match="memory"):
@@ -158,7 +197,10 @@ def test_a_full_server_accepts_no_job_and_lets_running_ones_end(server: RedisSer
     assert queue.settle(second, HandedBack()).state == "queued"
     assert queue.settle(third, Failed(Failure("x", "bad"))).state == "failed"
     assert queue.cancel(take(queue).job.id).state == "canceling"
+    assert queue.notices() == [first.job.id, third.job.id]
+    queue.noticed(third.job.id)
     queue.delete(first.job.id)
+    assert queue.notices() == []
     assert [worker.id for worker in queue.workers()] == ["w"]
     assert queue.stats().queued["normal"] == 2
 
@@ -178,14 +220,31 @@ def test_no_key_is_left_of_jobs_that_are_gone(server: RedisServer) -> None:
     queue = RedisQueue(server.url, dataclasses.replace(POLICY, keep_jobs_s=0.0, max_attempts=1))
     queue.pair("store")
     for number, outcome in enumerate([DONE, Succeeded(StoredResult(key="cd" * 32)), Failed(Failure("x", "bad", True))]):
-        queue.submit(request(tags=("a", "b")), Idempotency(f"key {number}", "print"))
+        asked = request(tags=("a", "b"), owner="k1", webhook="https://example.com")
+        queue.submit(asked, Idempotency(f"key {number}", "print"), owner_video_s=60.0)
         queue.settle(take(queue), outcome)
     queue.submit(request(deadline_at_s=time.time() - 1))
-    queue.cancel(queue.submit(request()).job.id)
+    queue.cancel(queue.submit(request(owner="k1")).job.id)
     wait_until(lambda: queue.sweep().removed == 0 and not queue.find(JobFilter(), 1))
     with server.client() as client:
-        assert client.keys() == ["{tal}:store"]
+        assert sorted(client.keys()) == ["{tal}:heard", "{tal}:store"]
     queue.close()
+
+
+def test_what_an_earlier_release_did_not_count_is_set_right_once_nothing_waits(
+    server: RedisServer, queue: RedisQueue
+) -> None:
+    with server.client() as client:
+        job = queue.submit(request(owner="k1")).job
+        client.hincrby("{tal}:owners", "\x01k1\x01", 60_000)
+        with pytest.raises(QueueFull):
+            queue.submit(request(owner="k1"), owner_video_s=60.0)
+        queue.cancel(job.id)
+        assert client.exists("{tal}:owners") == 0
+        # It took a job, and did not count it out.
+        client.hset("{tal}:owners", "\x01k1\x01", 60_000)
+        queue.submit(request(owner="k1"), owner_video_s=10.0)
+        assert client.hgetall("{tal}:owners") == {"\x01k1\x01": "10000"}
 
 
 def test_scripts_that_the_server_forgot_are_loaded_again(server: RedisServer, queue: RedisQueue) -> None:

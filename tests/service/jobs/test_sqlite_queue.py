@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import stat
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from service.errors import QueueUnavailable, QueueUnfit, Unavailable
-from service.jobs import sqlite_queue, sqlite_schema
+from service.jobs import lease_clock, sqlite_counts, sqlite_queue, sqlite_schema
 from service.jobs.job import PRIORITIES
 from service.jobs.lease_clock import SystemClock
 from service.jobs.queue import JobFilter
@@ -101,12 +102,28 @@ def test_the_file_is_for_its_owner_alone(tmp_path: Path) -> None:
     assert set(modes.values()) == {0o600}
 
 
-@pytest.mark.parametrize("kind", ["nfs4", "cifs", "9p", "fuse.sshfs"])
+@pytest.mark.parametrize("kind", ["nfs4", "cifs", "9p", "fuse.sshfs", "virtiofs", "vboxsf", "prl_fs", "autofs"])
 def test_a_network_file_system_is_refused_by_name(tmp_path: Path, kind: str) -> None:
     mounts = f"/dev/sda / ext4 rw 0 0\nserver:/x {tmp_path} {kind} rw 0 0\n"
     with pytest.raises(QueueUnfit, match=kind):
         SqliteQueue(tmp_path / "q", POLICY, mounts=mounts)
     assert not (tmp_path / "q").exists()
+
+
+def test_a_file_system_that_is_mounted_when_somebody_comes_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mounts, statvfs = [f"/dev/sda / ext4 rw 0 0\nauto {tmp_path} autofs rw 0 0\n"], os.statvfs
+
+    def mounting(folder: Path) -> os.statvfs_result:
+        found = statvfs(folder)
+        mounts.append(f"{mounts[0]}server:/x {tmp_path} nfs4 rw 0 0\n")
+        return found
+
+    monkeypatch.setattr(os, "statvfs", mounting)
+    monkeypatch.setattr(sqlite_schema, "_mounts", lambda: mounts[-1])
+    with pytest.raises(QueueUnfit, match="nfs4"):
+        SqliteQueue(tmp_path / "new" / "q", POLICY)
 
 
 def test_a_local_disk_beside_or_over_a_network_file_system_is_accepted(tmp_path: Path) -> None:
@@ -144,6 +161,52 @@ def test_a_clock_that_is_set_does_not_end_a_lease(tmp_path: Path) -> None:
     clock.set_s = 86400.0
     assert queue.take("w2", ("m",), PRIORITIES) is None
     queue.close()
+
+
+def test_a_machine_that_slept_gives_every_owner_a_lease_to_renew(tmp_path: Path) -> None:
+    clock = MovableClock()
+    queue = SqliteQueue(tmp_path / "q", POLICY, clock)
+    job = queue.submit(request()).job
+    claim = queue.take("w1", ("m",), PRIORITIES)
+    assert claim is not None
+    clock.suspend(3600.0)
+    assert queue.take("w2", ("m",), PRIORITIES) is None
+    assert queue.sweep().requeued == 0
+    assert queue.renew(claim).attempts == 1
+    clock.suspend(3600.0)
+    assert queue.sweep().requeued == 0
+    clock.move(POLICY.lease_s * 1.1)
+    again = queue.take("w2", ("m",), PRIORITIES)
+    assert again is not None
+    assert again.job.id == job.id
+    queue.close()
+
+
+def test_a_file_that_was_locked_for_long_gives_every_owner_a_lease_to_renew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease_clock, "LONG_LOCKED_S", 0.2)
+    clock = MovableClock()
+    queue = SqliteQueue(tmp_path / "q", POLICY, clock)
+    queue.submit(request())
+    claim = queue.take("w1", ("m",), PRIORITIES)
+    assert claim is not None
+    other = sqlite3.connect(tmp_path / "q", isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    clock.move(POLICY.lease_s * 1.1)
+    unlock = threading.Timer(0.5, other.execute, ("ROLLBACK",))
+    unlock.start()
+    assert queue.take("w2", ("m",), PRIORITIES) is None
+    unlock.join()
+    assert queue.renew(claim).attempts == 1
+    clock.move(POLICY.lease_s * 1.1)
+    assert queue.take("w2", ("m",), PRIORITIES) is not None
+    other.close()
+    queue.close()
+
+
+def test_this_machine_was_not_suspended_while_two_clocks_were_read() -> None:
+    assert SystemClock().suspended_s() == pytest.approx(SystemClock().suspended_s(), abs=0.5)
 
 
 def test_without_a_boot_id_leases_go_by_unix_time(tmp_path: Path) -> None:
@@ -194,6 +257,21 @@ def test_a_file_that_cannot_be_opened_is_told_as_unavailable(tmp_path: Path) -> 
         SqliteQueue(tmp_path / "q", POLICY)
 
 
+def test_another_process_that_ends_leaves_the_file_whole_to_one_that_opened_it_twice(tmp_path: Path) -> None:
+    """A process that closes a file loses its locks on it, and SQLite then takes another process to be the last one."""
+    first = SqliteQueue(tmp_path / "q", POLICY)
+    kept = first.submit(request()).job.id
+    second = SqliteQueue(tmp_path / "q", POLICY)
+    come_and_go = "import sys; from pathlib import Path; from service.jobs.sqlite_queue import SqliteQueue; "
+    come_and_go += "queue = SqliteQueue(Path(sys.argv[1])); queue.ping(); queue.close()"
+    subprocess.run([sys.executable, "-c", come_and_go, str(tmp_path / "q")], check=True)
+    assert (tmp_path / "q-wal").exists()
+    later = first.submit(request()).job.id
+    assert {job.id for job in second.find(JobFilter(), 10)} == {kept, later}
+    first.close()
+    second.close()
+
+
 def test_many_openers_of_a_new_file_all_get_it(tmp_path: Path) -> None:
     queues: list[SqliteQueue] = []
     threads = [threading.Thread(target=lambda: queues.append(SqliteQueue(tmp_path / "q", POLICY))) for _ in range(12)]
@@ -209,8 +287,11 @@ def test_many_openers_of_a_new_file_all_get_it(tmp_path: Path) -> None:
 def test_polling_does_not_look_at_every_job(tmp_path: Path) -> None:
     SqliteQueue(tmp_path / "q", POLICY).close()
     connection = sqlite_schema.connect(tmp_path / "q")
-    values = dict.fromkeys(("boot", "steady", "wall", "models", "priorities", "jobs", "keys"), "[]")
-    for query in (sqlite_queue._NEXT, sqlite_queue._WAITING, sqlite_queue._RUNNING_AND_DEAD, sqlite_queue._REFERENCES):
+    values = dict.fromkeys(("boot", "steady", "wall", "models", "priorities", "jobs", "keys", "owner", "limit"), "[]")
+    for query in (
+        *(sqlite_queue._NEXT, sqlite_queue._REFERENCES, sqlite_queue._NOTICES),
+        *(sqlite_counts.WAITING, sqlite_counts.WAITING_OF_OWNER, sqlite_counts.RUNNING_AND_DEAD),
+    ):
         plan = [row["detail"] for row in connection.execute(f"EXPLAIN QUERY PLAN {query}", values)]
         assert not [step for step in plan if "TEMP B-TREE" in step or step == "SCAN jobs"], f"{query}: {plan}"
     connection.close()

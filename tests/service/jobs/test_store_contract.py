@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import secrets
 
 import pytest
 
 from service.errors import ArtifactNotFound, VideoTooLarge
 from service.jobs.local_store import LocalStore
+from service.jobs.s3_store import S3Store
+from tests.service.jobs.s3_server import BUCKET
 
 
-@pytest.fixture(params=["local"])
+@pytest.fixture(params=["local", "s3"])
 def store(request, tmp_path):
-    return LocalStore(tmp_path / "store")
+    if request.param == "local":
+        return LocalStore(tmp_path / "store")
+    request.getfixturevalue("s3_environment")
+    return S3Store(BUCKET, secrets.token_hex(6), tmp_path / "cache", 2**30, mark_lag_s=0)
 
 
 def nobody(keys):
@@ -79,3 +85,9 @@ def test_a_sweep_removes_the_unused_that_nobody_needs(store):
     store.touch("video", needed)
     with pytest.raises(ArtifactNotFound):
         store.touch("video", unused)
+
+
+def test_a_store_is_known_by_its_id(store):
+    assert len(store.id) == 32
+    assert store.id == store.id
+    assert store.free_bytes() > 0

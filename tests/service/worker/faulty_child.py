@@ -6,6 +6,7 @@ The real model process with one step before the work, started by `worker_process
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import signal
 import sys
@@ -33,6 +34,15 @@ decoders.PyAvDecoder.frames = hanging
 decode_child.main(*map(int, sys.argv[2:]))
 """
 REAL_ANSWER, REAL_DECODE, REAL_DECODER = executor._answer, pipeline.video.decode, VideoReader.__init__.__defaults__
+
+
+def done(**fields: Any) -> bytes:
+    """A result as a process would send it that writes over its own memory: well formed, and wrong."""
+    sane = {"text": "{}", "stages_s": {}, "video_s": 1.0, "frames": 1, "decoder": "pyav", "segments": 0}
+    told = {"kind": "done", "job": "1", **sane, "features": None, "gpu_oom": False, "batches": {}, **fields}
+    return json.dumps(told).encode() + b"\n"
+
+
 NONSENSE = {
     "text": b"Segmentation fault\n",
     "binary": b"\xff\xfe\x00{\n",
@@ -41,6 +51,12 @@ NONSENSE = {
     "fields": b'{"kind": "done", "job": "1"}\n',
     "number": b'{"kind": "progress", "job": "1", "stage": "decode", "done": NaN, "total": 1}\n',
     "deep": b"[" * 100_000 + b"\n",
+    "negative": done(frames=-1),
+    "vast": done(video_s=10**400),
+    "truth": done(segments=True),
+    "stage": done(stages_s={"decode": -1.0}),
+    "surrogate": done(decoder="\ud800"),
+    "surrogate_name": done(stages_s={"\ud800": 1.0}),
 }
 runs_folder = Path()
 

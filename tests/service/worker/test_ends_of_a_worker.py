@@ -70,6 +70,24 @@ def test_a_worker_that_is_told_to_end_hands_its_job_back_uncounted(place, drain_
 
 
 @pytest.mark.slow
+def test_a_signal_to_all_processes_and_the_order_of_a_parent_start_one_drain(place):
+    with place.worker(drain_s=1.0) as worker:
+        job = place.submit("hang")
+        place.await_stage(job, "probe")
+        wait_until(worker.child.children)
+        supervisor = psutil.Process(worker.process.pid)
+        for process in [*supervisor.children(recursive=True), supervisor]:
+            process.terminate()
+        signaled_s = time.monotonic()
+        wait_until(lambda: "draining" in worker.log)
+        worker.process.send_signal(signal.SIGUSR1)
+        assert worker.await_end() == 0
+        assert time.monotonic() - signaled_s >= 1.0
+    waiting = place.queue.get(job.id)
+    assert (waiting.state, waiting.attempts, waiting.delivery) == ("queued", 0, 1)
+
+
+@pytest.mark.slow
 def test_a_worker_that_is_told_to_end_finishes_its_job_first_and_takes_no_other(place):
     with place.worker() as worker:
         job = place.submit("slow-1")

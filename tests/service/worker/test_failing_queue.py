@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from tests.service.worker.workplace import Workplace, wait_until
@@ -41,6 +43,21 @@ def test_an_idle_worker_outlives_a_queue_that_fails_and_says_so(place, worker):
     wait_until(lambda: worker.probe("/readyz")[0] == 200)
     assert worker.metric("tal_queue_up") == 1
     assert place.await_end(place.submit()).state == "succeeded"
+
+
+@pytest.mark.slow
+def test_a_queue_that_hangs_is_told_as_such_and_makes_no_job_look_stalled(tmp_path):
+    place = Workplace(tmp_path)
+    with place.worker("hung", stall_s=2.0, longest_turn_s=2.5) as worker:
+        job = place.submit("slow-5")
+        place.await_stage(job)
+        assert worker.probe("/livez")[0] == 200
+        with place.trouble("hang"):
+            status, told = wait_until(lambda: answer if (answer := worker.probe("/livez"))[0] != 200 else None)
+        assert (status, re.match(r"no turn for \d+ s", told) is not None) == (503, True)
+        wait_until(lambda: worker.probe("/livez")[0] == 200)
+        ended = place.await_end(job)
+        assert (ended.state, ended.attempts, worker.restarts("stall")) == ("succeeded", 1, 0)
 
 
 @pytest.mark.slow

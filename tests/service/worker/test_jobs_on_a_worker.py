@@ -166,7 +166,7 @@ def test_a_job_that_kills_its_process_is_put_aside_while_others_go_on(place, wor
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("which", ["text", "fields", "deep"])
+@pytest.mark.parametrize("which", ["text", "deep", "negative", "vast"])
 def test_a_process_that_talks_nonsense_is_killed_and_its_job_done_by_the_next(place, worker, which):
     assert which in NONSENSE
     before, job = worker.restarts("crash"), place.submit(f"nonsense-{which}")

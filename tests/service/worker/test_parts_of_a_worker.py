@@ -6,8 +6,8 @@ import json
 import re
 import socket
 import sys
+import threading
 import time
-import urllib.request
 from pathlib import Path
 from typing import get_args
 
@@ -16,22 +16,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.errors import InvalidOptions, JobNotFound, LeaseLost, QueueUnavailable, StorageFull, Unavailable
+from service.errors import JobNotFound, LeaseLost, QueueUnavailable, StorageFull, Unavailable
 from service.jobs.job import Job, JobRequest, StoredVideo
 from service.jobs.local_store import LocalStore
 from service.jobs.queue import Claim, QueuePolicy, StoredResult, Succeeded
+from service.jobs.stores import StoreAddress
 from service.worker import children as starting
-from service.worker import messages, probes, stored_files
+from service.worker import messages, stored_files
 from service.worker import settling as settle_module
 from service.worker.child import ExecutorSetup
 from service.worker.children import Children
+from service.worker.errand import Errand
 from service.worker.guarded_queue import GuardedQueue
 from service.worker.job_run import HAND_BACK, LOST, JobRun, Limits
 from service.worker.lease import Lease
 from service.worker.metrics import RestartReason, WorkerMetrics
 from service.worker.presence import Presence
 from service.worker.settling import Settling
-from tests.service.worker.faulty_child import NONSENSE, ROOT
+from tests.service.worker.faulty_child import NONSENSE, ROOT, done
 from tests.service.worker.workplace import wait_until
 
 JOB = Job("1", JobRequest(StoredVideo("0" * 64, "clip.mp4", 1, 1.0), "bright"), "running", 0.0, 0.0, delivery=1)
@@ -64,6 +66,10 @@ class Queue:
 def test_nonsense_is_told_by_one_kind_of_error(name):
     with pytest.raises((ValueError, RecursionError)):
         messages.read(NONSENSE[name].rstrip(b"\n"))
+
+
+def test_a_sound_result_is_read():
+    assert messages.read(done())["frames"] == 1
 
 
 json_values = st.recursive(
@@ -111,6 +117,18 @@ def test_a_process_that_cannot_be_started_is_tried_again_later(caplog):
     with pytest.raises(OSError, match="nowhere"):
         children.reload()
     assert children.successor is None
+
+
+def test_a_successor_that_is_replaced_by_none_is_let_go():
+    children = Children(setup, 60.0, ["sh", "-c", "exec sleep 60"])
+    children.reload()
+    replaced = children.successor
+    children._command = ["/nowhere/at/all"]
+    with pytest.raises(OSError, match="nowhere"):
+        children.reload()
+    assert children.living == []
+    assert replaced.killed_for is None
+    assert replaced._process.returncode == -9
 
 
 def test_a_process_that_is_silent_while_it_loads_is_found_out_and_the_next_start_waits(monkeypatch):
@@ -191,6 +209,14 @@ def test_a_lease_is_renewed_in_time_and_given_up_when_it_is_lost():
     assert metrics.registry.get_sample_value("tal_lease_lost_total") == 1
 
 
+def test_a_lease_is_renewed_every_second_so_that_a_cancel_is_seen_however_long_it_is():
+    lease = Lease(GuardedQueue(Queue(lease_s=3600.0)), CLAIM, WorkerMetrics())
+    assert 0.0 < lease.wake_at_s - time.monotonic() <= 1.0
+    lease.wake_at_s = 0.0
+    assert lease.renew_if_due() is JOB
+    assert 0.0 < lease.wake_at_s - time.monotonic() <= 1.0
+
+
 def test_an_outcome_is_offered_until_it_is_taken_and_the_lease_kept_meanwhile():
     queue = Queue(QueueUnavailable("away"), JOB, KeyError("odd"), QueueUnavailable("away"))
     settling = Settling(GuardedQueue(queue), WorkerMetrics())
@@ -262,7 +288,7 @@ def test_a_lost_lease_outranks_other_verdicts_and_puts_nothing_off():
     assert child.sent == ["cancel"]
 
 
-# The store, the probes, the metrics.
+# The store, the metrics.
 
 
 class BrokenStore:
@@ -281,19 +307,21 @@ def test_a_store_that_fails_costs_an_attempt(tmp_path):
     assert stored_files.keep_result(LocalStore(tmp_path, 0), "x" * 70_000).key is not None
 
 
-def test_a_probe_that_fails_is_answered_with_500_and_the_others_go_on():
-    def fail():
-        raise LookupError("a defect")
+def test_an_errand_that_takes_long_keeps_nobody_and_tells_its_end():
+    go_on = threading.Event()
+    errand = Errand(lambda: go_on.wait(20) and "found")
+    assert not errand.is_done
+    go_on.set()
+    wait_until(lambda: errand.is_done)
+    assert errand.outcome() == "found"
+    with pytest.raises(OSError, match="input/output error"):
+        Errand(BrokenStore().path).outcome()
 
-    with probes.serving(0, {"/bad": fail, "/good": lambda: (200, b"ok")}) as port:
-        url = f"http://127.0.0.1:{port}"
-        with pytest.raises(urllib.error.HTTPError, match="500") as caught:
-            urllib.request.urlopen(f"{url}/bad")
-        caught.value.close()
-        with urllib.request.urlopen(f"{url}/good?x=1") as answer:
-            assert answer.read() == b"ok"
-        with pytest.raises(InvalidOptions, match=str(port)), probes.serving(port, {}):
-            pass
+
+def test_a_message_to_the_model_process_carries_the_store_it_is_to_use():
+    setup = ExecutorSetup(models={}, store=StoreAddress("s3://bucket/prefix", 1, "/cache", 2))
+    assert ExecutorSetup.from_message(json.loads(json.dumps(setup.to_message()))) == setup
+    assert ExecutorSetup.from_message(json.loads(json.dumps(ExecutorSetup(models={}).to_message()))).store is None
 
 
 def test_the_document_names_every_metric_and_every_reason():
@@ -305,10 +333,36 @@ def test_the_document_names_every_metric_and_every_reason():
     assert all(f"`{reason}`" in reasons for reason in get_args(RestartReason))
 
 
+def test_a_result_that_cannot_be_measured_is_told_in_the_log_alone(caplog):
+    WorkerMetrics().measured({"stages_s": {}, "video_s": -1.0, "frames": -1}, 1.0)
+    assert "could not be measured" in caplog.text
+
+
+def test_silence_counts_from_when_a_process_was_told_of_its_job():
+    run = JobRun(CLAIM, DeafChild(), Limits(stall_s=60.0), Lease(GuardedQueue(Queue()), CLAIM, WorkerMetrics()))
+    run.heard_s -= 61.0  # the store took so long to find the video
+    run.send("clip.mp4")
+    assert run.watch() is None
+
+
 def test_only_batches_halved_on_a_gpu_count_as_its_memory():
     metrics = WorkerMetrics()
     done = {"stages_s": {}, "video_s": 1.0, "frames": 1, "decoder": "pyav", "segments": 0, "features": None}
+    done |= {"batches": {}}
     metrics.measured({**done, "gpu_oom": False}, 1.0)
     assert metrics.registry.get_sample_value("tal_gpu_oom_total") == 0
     metrics.measured({**done, "gpu_oom": True}, 1.0)
     assert metrics.registry.get_sample_value("tal_gpu_oom_total") == 1
+
+
+def test_runs_of_models_are_told_by_their_size_and_how_full_they_were(caplog):
+    metrics = WorkerMetrics()
+    done = {"stages_s": {}, "video_s": 1.0, "frames": 1, "decoder": "pyav", "segments": 0, "features": None}
+    done |= {"gpu_oom": False, "batches": {"stream rgb": {"8": 3, "4": 1}, "detector": {"1": 1}}}
+    metrics.measured(done, 1.0)
+    value = metrics.registry.get_sample_value
+    assert value("tal_batch_size_sum", {"part": "stream"}) == 28
+    assert value("tal_batch_fill_ratio_sum", {"part": "stream"}) == 3.5
+    assert value("tal_batch_size_count", {"part": "detector"}) == 1
+    metrics.measured({**done, "batches": {"": {"x": 1}}}, 1.0)
+    assert "could not be measured" in caplog.text
