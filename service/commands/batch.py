@@ -54,11 +54,7 @@ def batch(
         raise InvalidOptions("--device is for a model that runs here; the service has its own")
     ask = Ask(model if server or model is None else Path(model).name, DetectOptions(min_score, top_k))
     read_items(source, ask, glob)  # told before a service starts
-    settings = {
-        "TAL_KEEP_UPLOADS_S": str(KEEP_UPLOADS_S),
-        "TAL_OPEN": "1",
-        **({"TAL_DEFAULT_MODEL": model} if model else {}),
-    }
+    settings = {"TAL_KEEP_UPLOADS_S": str(KEEP_UPLOADS_S), **({"TAL_DEFAULT_MODEL": model} if model else {})}
     with Journal(Places.of(out)) as journal:
         with nullcontext(server) if server else local_service(settings, device) as url:
             items = read_items(source, checked(url, ask, labels), glob)

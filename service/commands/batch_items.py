@@ -72,7 +72,7 @@ def _manifest(path: Path, ask: Ask) -> Iterator[BatchItem]:
         text = path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidOptions(f"{path} cannot be read: {first_line(error)}") from None
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if not (line := line.strip()):
             continue
         if line.startswith("{"):
@@ -89,7 +89,7 @@ def _described(line: str, custom_id: str, folder: Path, ask: Ask) -> BatchItem:
         custom_id = _text(document.pop("custom_id", custom_id), "custom_id")
         source = _source(document.pop("video", {}), folder)
         return BatchItem(custom_id, source, _asked(document, ask))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return BatchItem(custom_id, None, ask, InvalidOptions(f"no JSON: {error}"))
     except TalError as error:
         return BatchItem(custom_id, None, ask, error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -10,11 +11,16 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
+from service import settings as config
 from service.client import Client
 from service.errors import ServerUnreachable
 
 START_S, POLL_S, END_S = 300.0, 0.2, 30.0
+# What would lead it to the queue, the files and the keys of another service.
+SHARED = {"TAL_REDIS_URL", "TAL_SERVER", "TAL_STORE", "TAL_STORE_CACHE", "TAL_OPEN"}
+OWN_HOME = "offline"
 LISTENING = "listening on "
 # A job that is cut off is handed back, and the next run goes on with it.
 DRAIN_S = 2
@@ -27,8 +33,8 @@ def local_service(settings: Mapping[str, str], device: str | None = None) -> Ite
 
     command = [sys.executable, "-c", WORKER, "serve", "--port", "0"]
     command += ["--device", device] if device else []
-    kept = {name: value for name, value in os.environ.items() if name not in {"TAL_REDIS_URL", "TAL_SERVER"}}
-    environment = {**kept, "TAL_DRAIN_S": str(DRAIN_S), **settings}
+    kept = {name: value for name, value in os.environ.items() if name not in SHARED}
+    environment = {**kept, "TAL_HOME": str(_own_home()), "TAL_DRAIN_S": str(DRAIN_S), **settings}
     with subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
@@ -62,6 +68,16 @@ class Log(threading.Thread):
             self.last.append(line.rstrip())
             if line.startswith(LISTENING):
                 self.url = line.removeprefix(LISTENING).strip()
+
+
+def _own_home() -> Path:
+    """Queue and store are its own: another service's videos and keys are none of its business. Models are shared."""
+    home = config.read().home.absolute()
+    own = home / OWN_HOME
+    own.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        (own / "models").symlink_to(home / "models")
+    return own
 
 
 def _ready(child: subprocess.Popen[str], log: Log) -> str:

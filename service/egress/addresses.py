@@ -10,7 +10,10 @@ Address = IPv4Address | IPv6Address
 PRIVATE_V4 = tuple(map(IPv4Network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "127.0.0.0/8")))
 PRIVATE_V6 = tuple(map(IPv6Network, ("::1/128", "fc00::/7")))
 # Where clouds tell a machine its own credentials; nothing else of use answers there.
-METADATA = (IPv4Address("100.100.100.200"), IPv6Address("fd00:ec2::254"))
+METADATA = (
+    IPv4Address("100.100.100.200"),
+    *map(IPv6Address, ("fd00:ec2::254", "fd00:ec2::23", "fd20:ce::254", "fd00:c1::a9fe:a9fe")),
+)
 # The rest of IANA's registries of special addresses, and what its list of unicast space leaves out.
 SPECIAL_V4 = tuple(
     map(
@@ -19,6 +22,7 @@ SPECIAL_V4 = tuple(
             *("0.0.0.0/8", "169.254.0.0/16", "192.0.0.0/24", "192.0.2.0/24", "192.31.196.0/24", "192.52.193.0/24"),
             *("192.88.99.0/24", "192.175.48.0/24", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24"),
             *("224.0.0.0/4", "240.0.0.0/4"),
+            "168.63.129.16/32",  # public by number, yet a cloud's agent of the machine itself
         ),
     )
 )

@@ -58,6 +58,6 @@ def pause_s(retry_after: str | None, now_s: float) -> float:
         return float(text[:12])
     try:
         moment = parsedate_to_datetime(text)
-    except ValueError:
+        return max(0.0, moment.replace(tzinfo=moment.tzinfo or UTC).timestamp() - now_s)
+    except (ValueError, OverflowError):
         return 0.0
-    return max(0.0, moment.replace(tzinfo=moment.tzinfo or UTC).timestamp() - now_s)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from service.commands import batch_run
 from service.commands.batch_items import read_items
 from service.commands.batch_journal import Journal, Places
 from service.errors import InvalidOptions
+from service.jobs.local_store import LocalStore
 from service.localization import DetectOptions
 from tests.service.pipeline import video_samples
 from tests.service.test_cli import environment, tal
@@ -311,7 +313,13 @@ def test_without_a_server_one_starts_here_and_ends_with_the_run(tmp_path: Path) 
         sample = video_samples.Sample(video_samples.steady(24 + number))
         video_samples.write(folder / f"{number}.mp4", sample)
     (folder / "bad.mp4").write_bytes(b"no video" * 100)
-    settings = {"TAL_DEVICE": "cpu", "TAL_THREADS": "1", "TAL_MIN_FREE_DISK_MIB": "0"}
+    # Another service's store and keys are none of its business.
+    store = LocalStore(tmp_path / "shared")
+    kept = store.put("video", b"of somebody else")
+    os.utime(store.path("video", kept.key), (0, 0))
+    tal(tmp_path / "home", "keys", "create", "somebody")
+    settings = {"TAL_DEVICE": "cpu", "TAL_THREADS": "1", "TAL_MIN_FREE_DISK_MIB": "0", "TAL_API_KEY": "tal_of_another"}
+    settings |= {"TAL_STORE": str(tmp_path / "shared")}
     done = tal(tmp_path / "home", "batch", folder, "-o", tmp_path / "out", "--model", "tiny", **settings)
     assert (done.returncode, done.stderr) == (1, "3 of 4 videos done, 1 failed\n")
     output = lines(tmp_path / "out" / "output.jsonl")
@@ -319,6 +327,7 @@ def test_without_a_server_one_starts_here_and_ends_with_the_run(tmp_path: Path) 
         (f"{number}.mp4", "brightness") for number in range(3)
     ]
     assert lines(tmp_path / "out" / "errors.jsonl")[0]["error"]["code"] == "unsupported_media"
+    assert store.path("video", kept.key).read_bytes() == b"of somebody else"
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "errors.jsonl", "journal.jsonl", "output.jsonl",
     ]  # fmt: skip

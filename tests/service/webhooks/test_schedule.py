@@ -74,6 +74,8 @@ def test_a_receiver_may_ask_for_more_time_and_for_no_less() -> None:
         ("²", 0.0),
         ("Thu, 99 Jan 2026 00:00:00 GMT", 0.0),
         ("Thu, 01 Jan 99999 00:00:00 GMT", 0.0),
+        ("Mon, 01 Jan 2024 00:00:00 +99999999999999999999", 0.0),
+        ("Mon, 01 Jan 2024 99999999999999999999:00:00 GMT", 0.0),
         ("", 0.0),
     ],
 )
