@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
-from service.api.batch_records import BatchShelf
+from service.api.batch_downloads import Downloads
+from service.api.batch_items import Beside
+from service.api.batch_records import MOST_UNFINISHED, BatchShelf
 from service.api.batch_turn import Overtaken, Turn
 from service.api.state import ApiState
 from service.errors import Unavailable
@@ -16,8 +19,9 @@ from service.jobs.records import Record
 
 log = logging.getLogger(__name__)
 POLL_S = 0.2
-BATCHES_AT_ONCE = 8
-KNOWN_JOBS = 100_000
+BATCHES_AT_ONCE, OF_OWNER = 8, 4
+# More than an owner may have, so that others are seen behind them.
+MOST_DUE = 2 * MOST_UNFINISHED
 LAST_TURN_S = 3.0
 
 
@@ -28,31 +32,41 @@ class Feeder:
         self._state = state
         self._shelf = BatchShelf(state.records)
         self._turns: dict[str, asyncio.Task[None]] = {}
-        self._known: dict[str, int] = {}  # versions of jobs, so that only changed ones are read
+        self._owners: Counter[str] = Counter()  # of turns
+        self._beside = Beside(Downloads(state))
 
     async def run(self, over: asyncio.Event) -> None:
         """Until the service drains, or it is over, and then to the end of the turns that were begun."""
         while not (self._state.draining or over.is_set()):
             for record in await self._due():
-                self._turns[record.id] = asyncio.create_task(self._turn(record))
+                self._begin(record)
             with suppress(TimeoutError):
                 await asyncio.wait_for(over.wait(), POLL_S)
-        await asyncio.gather(*self._turns.values())
+        self._beside.downloads.stop()
+        try:
+            await asyncio.gather(*self._turns.values())
+        finally:
+            self._beside.downloads.stop()
+
+    def _begin(self, record: Record) -> None:
+        owner = record.body["owner"]
+        if len(self._turns) < BATCHES_AT_ONCE and (not owner or self._owners[owner] < OF_OWNER):
+            self._owners[owner] += 1
+            self._turns[record.id] = asyncio.create_task(self._turn(record))
 
     async def _due(self) -> list[Record]:
-        free = BATCHES_AT_ONCE - len(self._turns)
         try:
-            due = await self._state.ask(self._shelf.due, BATCHES_AT_ONCE) if free else []
+            await self._beside.downloads.look()
+            due = await self._state.ask(self._shelf.due, MOST_DUE) if len(self._turns) < BATCHES_AT_ONCE else []
         except Unavailable:
             return []  # told by readiness
         except Exception:
             log.exception("batches cannot be looked for")
             return []
-        return [record for record in due if record.id not in self._turns][:free]
+        return [record for record in due if record.id not in self._turns]
 
     async def _turn(self, record: Record) -> None:
-        if len(self._known) > KNOWN_JOBS:
-            self._known.clear()
+        self._beside.tidy()
         try:
             batch = await self._state.ask(self._shelf.claim, record, time.time() + self._state.config.lease_s)
             if batch is None:
@@ -60,13 +74,14 @@ class Feeder:
             if batch.finished or batch.state == "receiving":  # its time is over, or whoever sent it is gone
                 await self._state.ask(self._shelf.forget, batch)
             else:
-                await Turn(self._state, batch, self._known).take()
+                await Turn(self._state, batch, self._beside).take()
         except (Overtaken, Unavailable) as error:
             log.info("batch %s waits: %s", record.id, error)
         except Exception:
             log.exception("the turn of batch %s failed", record.id)
         finally:
             del self._turns[record.id]
+            self._owners[record.body["owner"]] -= 1
 
 
 @asynccontextmanager

@@ -12,11 +12,12 @@ from fastapi import Request
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from service.api import schemas, uploads
+from service.api import grants, schemas, uploads
 from service.api.batch_records import CHUNK_BYTES, CHUNK_ITEMS, BatchShelf, Chunk, Item
 from service.api.state import ApiState
 from service.errors import IncompleteUpload, InvalidOptions, MalformedRequest, TalError
 from service.jobs.artifacts import ArtifactWriter
+from service.jobs.job import StoredVideo
 
 MOST_LINES, MOST_FILES = 50_000, 1000
 BODY_BYTES, LINE_BYTES = 200 * 1000 * 1000, 64 * 1024
@@ -27,7 +28,7 @@ class Intake:
     """Takes a batch's items in their order; memory holds one chunk of them, and all ids."""
 
     def __init__(self, shelf: BatchShelf, batch_id: str, owner: str) -> None:
-        self._shelf, self._batch_id, self._owner = shelf, batch_id, owner
+        self._shelf, self._batch_id, self.owner = shelf, batch_id, owner
         self._items: list[Item] = []
         self._size_bytes = 0
         self._lines = 0
@@ -64,7 +65,7 @@ class Intake:
             self._keep()
 
     def _keep(self) -> None:
-        self._shelf.add_chunk(Chunk(self._batch_id, self.chunks, self._owner, tuple(self._items)))
+        self._shelf.add_chunk(Chunk(self._batch_id, self.chunks, self.owner, tuple(self._items)))
         self.chunks += 1
         self._items, self._size_bytes = [], 0
 
@@ -153,21 +154,23 @@ class FormReceiver:
         elif self._writer is not None and kind == "data":
             await self._state.ask(self._writer.write, data)
         elif self._writer is not None:
-            await self._state.ask(self._commit, self._writer)
+            if stored := await self._state.ask(self._commit, self._writer):
+                # At once: its bytes may be another owner's too, who may remove them before its turn.
+                await grants.give_owner(self._state, self._intake.owner, stored)
             held.close()
             self._writer = None
 
-    def _commit(self, writer: ArtifactWriter) -> None:
-        custom_id = _distinct(self._name, self._intake.ids)
+    def _commit(self, writer: ArtifactWriter) -> StoredVideo | None:
+        custom_id, key = _distinct(self._name, self._intake.ids), ""
         if writer.size_bytes == 0:
             item = Item(self._intake.total, custom_id).failed("malformed_request", f"{self._name} is empty")
-            key = ""
         else:
             key = writer.commit().key
             ask = {"video": {"id": key}, "given": {}, "name": self._name}
             item = Item(self._intake.total, custom_id, ask)
         self._digest.update(f"{self._name}\n{key}\n".encode())
         self._intake.add(item, len(self._name))
+        return StoredVideo(key, self._name, writer.size_bytes, 0.0) if key else None
 
 
 def _distinct(name: str, taken: set[str]) -> str:

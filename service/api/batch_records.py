@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
-from service.errors import BatchNotFound, Unavailable
+from service.errors import BatchNotFound, QueueFull, Unavailable
 from service.jobs.job import known_fields
 from service.jobs.records import Record, Records
 
@@ -18,6 +18,7 @@ ItemState = Literal["waiting", "submitted", "succeeded", "failed", "canceled"]
 ITEM_STATES: tuple[ItemState, ...] = ("waiting", "submitted", "succeeded", "failed", "canceled")
 BatchState = Literal["receiving", "in_progress", "canceling", "completed", "canceled"]
 MOST_TRIES = 50
+MOST_UNFINISHED, RECENT = 100, 1000
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,12 @@ class BatchShelf:
         """Newest first of an owner; everybody's are in the order of their owners."""
         found = self._records.page(BATCH, prefix_of(owner), beyond, limit, newest_first=True)
         return [batch_from(record) for record in found]
+
+    def check_unfinished(self, owner: str) -> None:
+        """Of the owner's latest; raises QueueFull where they have enough to wait for."""
+        unfinished = sum(not batch.finished for batch in self.page(owner, None, RECENT))
+        if unfinished >= MOST_UNFINISHED:
+            raise QueueFull(f"{unfinished} of your batches have not ended; at most {MOST_UNFINISHED} may be under way")
 
     def due(self, limit: int) -> list[Record]:
         return self._records.due(BATCH, limit)

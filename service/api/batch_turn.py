@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
 
-from service.api import detections, grants, schemas
-from service.api.access import Caller
+from service.api import grants
+from service.api.batch_items import BatchItems, Beside
 from service.api.batch_records import Batch, BatchShelf, Chunk, Item
 from service.api.state import ApiState
 from service.errors import ArtifactNotFound, JobNotFound, ModelNotFound, TalError, Unavailable, VideoNotFound
-from service.jobs.job import Job, JobRequest, State, StoredVideo
+from service.jobs.job import Job, State
 from service.jobs.queue import Idempotency, JobFilter
 
 log = logging.getLogger(__name__)
 # Looks at videos are processes; each turn ends early enough for what it did to be written down.
 AT_ONCE = 8
 LONGEST_S, TOUCHING_S = 5.0, 1.0
+# Of its lease; the rest is for writing down.
+LONGEST_PART = 0.6
 BUSY_S, IDLE_S, LONGEST_PAUSE_S = 0.2, 1.0, 15.0
 CANCELED_CHUNKS = 50
 TRIES = 3
@@ -39,14 +39,17 @@ class Turn:
     A turn that is cut off anywhere is made again: a submission has the same key then, and so gives the same job.
     """
 
-    def __init__(self, state: ApiState, batch: Batch, known: dict[str, int]) -> None:
-        self._state, self._batch, self._known = state, batch, known
+    def __init__(self, state: ApiState, batch: Batch, beside: Beside) -> None:
+        self._state, self._batch, self._beside = state, batch, beside
+        self._known = beside.known
+        self._asked = BatchItems(state, batch, beside)
         self._shelf = BatchShelf(state.records)
         self._kept: dict[int, Chunk] = {}
         self._chunks: dict[int, Chunk] = {}
         self._next = batch.next_chunk
         self._pause_s = IDLE_S
-        self._ends_at_s = time.monotonic() + LONGEST_S
+        self._passed: set[int] = set()  # items whose turn has not come, since their video has not
+        self._began_at_s = self._claimed_at_s = time.monotonic()
 
     async def take(self) -> Batch:
         """Raises Overtaken, or what is Unavailable."""
@@ -54,11 +57,15 @@ class Turn:
             await self._open(number)
         await self._touch()
         await self._collect()
-        if self._batch.state == "canceling":
-            await self._cancel()
-        else:
-            await self._feed()
-        return await self._write()
+        try:
+            if self._batch.state == "canceling":
+                await self._cancel()
+            else:
+                await self._feed()
+            return await self._write()
+        except Overtaken:
+            await self._call_back()
+            raise
 
     async def _open(self, number: int) -> None:
         chunk = await self._state.ask(self._shelf.chunk, self._batch.id, number)
@@ -92,7 +99,7 @@ class Turn:
 
     async def _feed(self) -> None:
         room = await self._room()
-        while room > 0 and time.monotonic() < self._ends_at_s:
+        while room > 0 and time.monotonic() < self._began_at_s + LONGEST_S:
             spots = await self._waiting(min(room, AT_ONCE))
             if not spots or not await self._submit(spots):
                 return
@@ -110,19 +117,27 @@ class Turn:
     async def _waiting(self, most: int) -> list[tuple[int, Item]]:
         """The next items in their order; chunks are opened as they are needed."""
         while True:
-            spots = [(number, item) for number, item in self._items() if item.state == "waiting"][:most]
+            spots = [(number, item) for number, item in self._items() if self._may_go(item)][:most]
             if len(spots) == most or self._next >= self._batch.chunks:
                 return spots
             await self._open(self._next)
 
+    def _may_go(self, item: Item) -> bool:
+        return item.state == "waiting" and item.number not in self._passed
+
     async def _submit(self, spots: Sequence[tuple[int, Item]]) -> bool:
         """Whether the next ones may follow. Videos are looked at side by side, and submitted in their order."""
-        composed = await asyncio.gather(*(self._compose(item) for _, item in spots), return_exceptions=True)
+        left_s = self._claimed_at_s + self._state.config.lease_s * LONGEST_PART - time.monotonic()
+        composed = await self._asked.compose([item for _, item in spots], left_s)
+        await self._renew()
         for (number, item), request in zip(spots, composed, strict=True):
+            if request is None:
+                self._passed.add(item.number)
+                continue
             try:
                 if isinstance(request, BaseException):
                     raise request
-                key = self._key(item)
+                key = self._asked.key(item)
                 submission = await self._state.submit(request, Idempotency(key, key))
             except TalError as error:
                 if not await self._refused(number, item, error):
@@ -134,35 +149,12 @@ class Turn:
                 self._put(number, replace(item, state="submitted", job_id=submission.job.id))
         return True
 
-    def _key(self, item: Item) -> str:
-        """No caller can send one, since it has a space."""
-        return f"{self._batch.tag} {item.number}"
-
-    async def _compose(self, item: Item) -> JobRequest:
-        asked = item.ask or {}
-        given = {"priority": "low", **self._batch.defaults, **asked["given"]}
-        if "url" in asked["video"]:  # nothing is fetched in vain
-            await detections.check(self._state, given)
-        stored = await self._find_video(item, asked)
-        request = await detections.compose(self._state, stored, given)
-        return replace(request, owner=self._batch.owner, tags=(self._batch.tag, *request.tags))
-
-    async def _find_video(self, item: Item, asked: Mapping[str, Any]) -> StoredVideo:
-        """A video that came with the batch has a name, and becomes its owner's; others have to be already."""
-        if "name" in asked:
-            stored = await detections.look_at(self._state, asked["video"]["id"], asked["name"], None)
-            await grants.give_owner(self._state, self._batch.owner, stored)
-            return stored
-        reference, caller = schemas.VideoReference(**asked["video"]), await self._caller()
-        return await detections.find_video(self._state, reference, self._key(item), caller)
-
-    async def _caller(self) -> Caller:
-        """Whoever sent the batch, with the scopes that their key has by now."""
-        if not self._batch.owner:
-            return Caller()
-        await self._state.look_at_keys()
-        key = self._state.keys.get(self._batch.owner)
-        return Caller(self._batch.owner, key is not None and key.is_admin)
+    async def _renew(self) -> None:
+        """Raises Overtaken where another has claimed the batch, or canceled it."""
+        renewed = await self._state.ask(self._shelf.save, self._batch, time.time() + self._state.config.lease_s)
+        if renewed is None:
+            raise Overtaken(f"batch {self._batch.id}")
+        self._batch, self._claimed_at_s = renewed, time.monotonic()
 
     async def _refused(self, number: int, item: Item, error: TalError) -> bool:
         """Whether the next ones may follow; what may pass, is asked again after a pause."""
@@ -182,16 +174,26 @@ class Turn:
     # What is called off.
 
     async def _cancel(self) -> None:
-        """Also a job that is not written down here, because a turn was cut off."""
-        queue = self._state.queue
-        most = 4 * self._state.config.batch_ahead
-        for job in await self._state.ask(queue.find, JobFilter(UNFINISHED, tag=self._batch.tag), most):
-            await self._state.ask(queue.cancel, job.id)
+        self._beside.stop(self._batch)
+        await self._cancel_jobs()
         for number in range(self._next, min(self._batch.chunks, self._next + CANCELED_CHUNKS)):
             await self._open(number)
         for number, item in list(self._items()):
             if item.state == "waiting":
                 self._put(number, item.failed("job_canceled", "the batch was canceled", "canceled"))
+
+    async def _cancel_jobs(self) -> None:
+        """Also a job that is not written down here, because a turn was cut off."""
+        queue = self._state.queue
+        most = 4 * self._state.config.batch_ahead
+        for job in await self._state.ask(queue.find, JobFilter(UNFINISHED, tag=self._batch.tag), most):
+            await self._state.ask(queue.cancel, job.id)
+
+    async def _call_back(self) -> None:
+        """What was submitted while another turn canceled the batch, and could not see it yet."""
+        batch = await self._state.ask(self._shelf.peek, self._batch.record_id)
+        if batch is None or batch.state in {"canceling", "canceled"}:
+            await self._cancel_jobs()
 
     # What is kept.
 
@@ -219,7 +221,7 @@ class Turn:
                 with suppress(ArtifactNotFound, VideoNotFound):
                     await self._state.ask(self._state.store.touch, "video", key)
                     if self._batch.owner and "name" not in asked:
-                        await grants.require(self._state, await self._caller(), key)
+                        await grants.require(self._state, await self._asked.caller(), key)
 
     async def _write(self) -> Batch:
         changed = False

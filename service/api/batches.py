@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Collection
-from dataclasses import dataclass, replace
-from typing import Annotated, Any
+from dataclasses import replace
+from typing import Annotated
 
 import anyio
 from fastapi import APIRouter, Path, Query, Request
@@ -15,53 +14,41 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from service.api import batch_documents, cursors, examples, schemas
 from service.api.access import Caller, caller_of
+from service.api.batch_acceptance import RECEIVE_S, Asked, accept, admit
 from service.api.batch_documents import JSON_LINES, REQUEST, BatchDocument, BatchList, batch_document
 from service.api.batch_forms import FormReceiver, Intake, receive_lines
-from service.api.batch_records import Batch, BatchShelf, ItemState, prefix_of
+from service.api.batch_records import Batch, BatchShelf, ItemState
 from service.api.detections import RETRY_AFTER_S, check, read_key
 from service.api.problem_documents import problems
 from service.api.state import ApiState, state_of
 from service.api.submission_forms import REPLAYED
 from service.errors import (
     BatchNotFound,
-    Draining,
-    IdempotencyMismatch,
     InvalidOptions,
     JobNotFinished,
     UnsupportedMedia,
-    UploadTimeout,
 )
 from service.jobs.job import new_id
-from service.jobs.records import Record
 
 router = APIRouter(prefix="/v1/batches", tags=["batches"])
-KEY = "batch_key"
 LINES = {"application/jsonl", JSON_LINES}
 FORM = "multipart/form-data"
-# A body that has not come by then is given up, and what was kept of it is removed.
-RECEIVE_S = 86400.0
 LONGEST_NAME = 200
 BatchId = Annotated[str, Path(json_schema_extra={"pattern": f"^{cursors.JOB_ID.pattern}$"}, examples=[examples.JOB_ID])]
 CREATE_PROBLEMS = (
     *("malformed_request", "incomplete_upload", "upload_timeout", "unsupported_media", "invalid_options"),
-    *("model_not_found", "idempotency_mismatch", "video_too_large", "storage_full", "draining", "unavailable"),
+    *(
+        "model_not_found",
+        "idempotency_mismatch",
+        "video_too_large",
+        "storage_full",
+        "queue_full",
+        "draining",
+        "unavailable",
+    ),
 )
 LOCATION = {"description": "The batch's URL.", "schema": {"type": "string", "format": "uri"}}
 PAUSE = {"description": "When to ask for the batch, in seconds.", "schema": {"type": "integer"}}
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What a request wants of a batch, besides its items; `key` makes it safe to repeat."""
-
-    caller: Caller
-    key: str | None
-    name: str
-    wanted: dict[str, Any]
-
-    def fingerprint(self, digest: str) -> str:
-        asked = json.dumps([digest, self.name, self.wanted], sort_keys=True)
-        return hashlib.sha256(asked.encode()).hexdigest()
 
 
 @router.post(
@@ -89,8 +76,7 @@ async def create_batch(request: Request) -> Response:
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if kind != FORM and kind not in LINES:
         raise UnsupportedMedia(f"a body of type {kind[:100]!r}; accepted: {', '.join(sorted(LINES))}, {FORM}")
-    if state.draining:
-        raise Draining("this server is about to end; ask again")
+    await admit(state, asked)
     shelf, now_s = BatchShelf(state.records), time.time()
     batch = Batch(new_id(), caller.owner, name, "receiving", now_s, asked.wanted)
     batch = await state.ask(shelf.create, batch, now_s + RECEIVE_S)
@@ -117,43 +103,6 @@ async def _receive(request: Request, state: ApiState, batch: Batch, asked: Asked
     else:
         digest = await receive_lines(request, state, intake)
     return replace(batch, total=intake.total, chunks=intake.chunks), digest
-
-
-def accept(state: ApiState, batch: Batch, asked: Asked, digest: str) -> tuple[Batch, bool]:
-    """The batch in progress, or the earlier one of the same key. Whatever is cut off on the way can be asked again."""
-    records, shelf = state.records, BatchShelf(state.records)
-    if shelf.save(batch, batch.created_at_s + RECEIVE_S) is None:
-        raise UploadTimeout(f"the body did not come within {RECEIVE_S:.0f} s")
-    if asked.key is None:
-        return _begin(shelf, batch.record_id), False
-    key = f"{prefix_of(batch.owner)}{hashlib.sha256(asked.key.encode()).hexdigest()}"
-    body = {"fingerprint": asked.fingerprint(digest), "batch": batch.record_id}
-    ours = Record(KEY, key, body, expires_at_s=time.time() + state.queue.policy.keep_idempotency_s)
-    while records.create(ours) is None:
-        earlier = records.get(KEY, key)
-        if earlier is None:
-            continue
-        if earlier.body["fingerprint"] != body["fingerprint"]:
-            shelf.forget(batch)
-            raise IdempotencyMismatch(
-                f"the idempotency key {asked.key[:50]!r} was used before, for another batch; take a new key"
-            )
-        try:
-            kept = _begin(shelf, earlier.body["batch"])
-        except BatchNotFound:  # it was deleted since
-            if records.replace(replace(ours, version=earlier.version)):
-                break
-            continue
-        shelf.forget(batch)
-        return kept, True
-    return _begin(shelf, batch.record_id), False
-
-
-def _begin(shelf: BatchShelf, record_id: str) -> Batch:
-    def begun(batch: Batch) -> Batch | None:
-        return replace(batch, state="in_progress") if batch.state == "receiving" else None
-
-    return shelf.change(record_id, begun, time.time())
 
 
 @router.get(

@@ -5,7 +5,7 @@ version=$("$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 venv=.venv-$version
 if [ ! -f "$venv/.installed" ] || [ constraints.txt -nt "$venv/.installed" ] || [ pyproject.toml -nt "$venv/.installed" ]; then
     "$1" -m venv "$venv"
-    "$venv/bin/python" -m pip install --quiet --constraint constraints.txt --editable '.[cpu,s3]' 'moto[server]' \
+    "$venv/bin/python" -m pip install --quiet --constraint constraints.txt --editable '.[cpu,s3]' 'moto[server]' trustme tuspy \
         pytest pytest-timeout hypothesis onnx psutil h5py matplotlib
     touch "$venv/.installed"
 fi
