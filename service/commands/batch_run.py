@@ -45,13 +45,14 @@ class Window:
             for item in items:  # shared: each lane takes the next one
                 await self._do(item, uploads)
 
-        lanes = [asyncio.create_task(lane()) for _ in range(JOBS_AT_ONCE)]
+        lanes = {asyncio.create_task(lane()) for _ in range(JOBS_AT_ONCE)}
         try:
-            await asyncio.gather(*lanes)
+            ended, _ = await asyncio.wait(lanes, return_when=asyncio.FIRST_EXCEPTION)
+            for task in ended:
+                task.result()
         finally:
-            for task in lanes:
-                task.cancel()
-            await asyncio.gather(*lanes, return_exceptions=True)
+            await _cancel(lanes)
+            await asyncio.gather(*lanes, return_exceptions=True)  # else what they raised is logged as unheard
 
     async def _do(self, item: BatchItem, uploads: asyncio.Semaphore) -> None:
         key = await asyncio.to_thread(lambda: item.key)
@@ -89,6 +90,14 @@ class Window:
         except TalError as error:
             return error_of(error)
         return {"result": json.loads(await patient(partial(self.client.result, job.id)))}
+
+
+async def _cancel(tasks: set[asyncio.Task[None]]) -> None:
+    """Again and again: a connection that is just being made or ended can swallow a cancellation."""
+    while tasks := {task for task in tasks if not task.done()}:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks, timeout=1.0)
 
 
 async def patient(call: Callable[[], Awaitable[T]]) -> T:
