@@ -117,6 +117,7 @@ async def find_video(
 
 
 async def look_at(state: ApiState, key: str, name: str, size_bytes: int | None) -> StoredVideo:
+    """`size_bytes` is known of a video that has just come; if it turns out to be none, it is not kept."""
     try:
         path: Path = await state.ask(state.store.path, "video", key)
     except ArtifactNotFound:
@@ -126,30 +127,25 @@ async def look_at(state: ApiState, key: str, name: str, size_bytes: int | None) 
         async with state.looks:
             duration_s = state.durations_s.get(key)  # another request may have looked meanwhile
             if duration_s is None:
-                duration_s = state.durations_s[key] = await _looked_at_s(state, key, path, name)
+                duration_s = state.durations_s[key] = await _duration_s(
+                    state, path, name, None if size_bytes is None else key
+                )
     return StoredVideo(key, name, size_bytes or path.stat().st_size, duration_s)
 
 
-async def _looked_at_s(state: ApiState, key: str, path: Path, name: str) -> float:
-    """What is no video is not kept: no job can need it, whoever sent it."""
-    try:
-        return await _duration_s(state, path, name)
-    except VideoError as error:
-        if not error.retryable:
-            await state.ask(_discard, state, key)
-        raise
-
-
 def _discard(state: ApiState, key: str) -> None:
+    """No job can need it, whoever sent it."""
     with contextlib.suppress(ArtifactNotFound, Unavailable):
         if key not in state.queue.references([key]):
             state.store.delete("video", key)
 
 
-async def _duration_s(state: ApiState, path: Path, name: str) -> float:
+async def _duration_s(state: ApiState, path: Path, name: str, new_key: str | None) -> float:
     try:
         info = await state.ask(video.probe, path, configured.decoding(state.config).limits)
     except TalError as error:
+        if new_key and isinstance(error, VideoError) and not error.retryable:
+            await state.ask(_discard, state, new_key)
         raise type(error)(str(error).replace(path.name, name)) from None
     if len(state.durations_s) >= KNOWN_VIDEOS:
         state.durations_s.clear()

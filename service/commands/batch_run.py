@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
+import threading
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -115,7 +117,18 @@ def error_of(error: TalError) -> dict[str, Any]:
 
 def run(server: str, items: Iterator[BatchItem], journal: Journal, told: Callable[[bool], None]) -> None:
     async def everything() -> None:
+        _heed_interrupts()
         async with AsyncClient(server, retries=RETRIES) as client:
             await Window(client, journal, told).run(items)
 
-    asyncio.run(everything())
+    try:
+        asyncio.run(everything())
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
+
+
+def _heed_interrupts() -> None:
+    """A signal that comes just before the loop goes to sleep would else be heard when something else wakes it."""
+    task = asyncio.current_task()
+    if task is not None and threading.current_thread() is threading.main_thread():
+        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, task.cancel)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -122,12 +123,15 @@ def test_fields_of_a_later_release_are_passed_over(uploads: PartialUploads, reco
 def test_parts_in_object_storage_become_the_whole_as_well(tmp_path: Path, s3_environment: S3Server) -> None:
     """As two processes, each with a cache of its own."""
     assert s3_environment
-    here, there = (
-        PartialUploads(
-            SqliteRecords(tmp_path / "queue.db"), S3Store(BUCKET, "parts", tmp_path / name, 2**30, mark_lag_s=0), 60.0
+    with closing(SqliteRecords(tmp_path / "queue.db")) as one, closing(SqliteRecords(tmp_path / "queue.db")) as other:
+        here, there = (
+            PartialUploads(records, S3Store(BUCKET, "parts", tmp_path / name, 2**30, mark_lag_s=0), 60.0)
+            for name, records in (("here", one), ("there", other))
         )
-        for name in ("here", "there")
-    )
+        _goes_together(here, there)
+
+
+def _goes_together(here: PartialUploads, there: PartialUploads) -> None:
     upload = here.begin("", "a", 6, "")
     upload = here.append(upload, part(here, upload, b"abc"))
     upload = there.append(upload, part(there, there.get(upload.id), b"def"))
