@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from exporters import front as fronts
 from exporters import networks, parity
-from exporters.exportable import Exportable, from_backbone, from_detector
+from exporters.exportable import Exportable, from_detector
+from exporters.front import CPU, Front
 from exporters.parity import EagerSession, Gap, Twins
-from exporters.recipe import DetectorRecipe, Recipe, StreamRecipe
+from exporters.recipe import DetectorRecipe, Recipe
 from exporters.to_onnx import to_onnx
 from exporters.to_torchscript import to_torchscript
 from models import bundle as bundles
-from models.backbones.backbone import Backbone
 from models.bundle import Bundle, BundleError
 from models.catalog import DETECTORS
 from models.detectors.detector import Detector, Lengths
@@ -23,7 +24,7 @@ from models.manifest import Whole, Windowing
 from service.errors import InvalidBundle, InvalidOptions
 from service.runtime import loaded_model
 from service.runtime.loaded_model import LoadedModel
-from service.runtime.onnx_session import OnnxOptions, OnnxSession
+from service.runtime.onnx_session import OnnxSession
 from service.runtime.session import Session
 from service.runtime.torchscript_session import TorchScriptSession
 
@@ -31,16 +32,14 @@ Format = Literal["onnx", "torchscript"]
 
 SUFFIXES: Mapping[Format, str] = {"onnx": ".onnx", "torchscript": ".pt"}
 EXPORTERS: Mapping[Format, Callable[[Exportable], bytes]] = {"onnx": to_onnx, "torchscript": to_torchscript}
-CPU = OnnxOptions(device="cpu")
 MIB = 1024 * 1024
-ROOM_AROUND_CROP = 8 / 7  # published backbones scale the short side to 256 and cut 224 out of it
 
 
 @dataclass(frozen=True)
 class Plan:
     """What is to be exported, the manifest less what only files and parity tell, and the bundle run by its networks."""
 
-    backbones: Mapping[str, Backbone]
+    front: Front
     graphs: Mapping[str, Exportable]
     draft: Mapping[str, Any]
     eager: LoadedModel
@@ -62,9 +61,9 @@ def export(
     try:
         bundles.check_free(folder)
         planned = plan(recipe, origin, form)
-        parity.check_samples(samples, _channels(planned.backbones) if recipe.detector else None)
-        files: dict[str, bytes] = {}
-        sessions: dict[str, Session] = {}
+        parity.check_samples(samples, planned.front.channels if recipe.detector else None)
+        files = dict(planned.front.ready)
+        sessions = ready_sessions(planned.front)
         gaps: dict[str, tuple[Gap, ...]] = {}
         for name, graph in planned.graphs.items():
             files[name] = EXPORTERS[form](graph)
@@ -85,18 +84,25 @@ def export(
 
 def plan(recipe: Recipe, origin: Path, form: Format) -> Plan:
     """Everything that can be known, and refused, before the first graph is exported."""
-    backbones = {stream.name: _backbone(stream, recipe, origin) for stream in recipe.streams}
-    output: Literal["features", "scores"] = "features" if recipe.detector else "scores"
-    graphs = {_stream_graph(name, form): from_backbone(network, output) for name, network in backbones.items()}
-    detector = _detector(recipe, backbones, origin) if recipe.detector else None
+    before = fronts.front(recipe, origin, SUFFIXES[form])
+    graphs = dict(before.graphs)
+    detector = _detector(recipe, before.channels, origin) if recipe.detector else None
     if detector is not None:
-        graphs[_detector_graph(form)] = from_detector(detector)
-    draft = {**_manifest(recipe, backbones, detector, form), "metrics": _metrics(recipe.metrics, origin)}
-    manifest = bundles.parse_manifest(bundles.compose(draft, dict.fromkeys(graphs, b"")))
+        name = _detector_graph(form)
+        if name in before.ready:
+            raise InvalidOptions(f"features_of: a stream's graph there is called {name}, as the detector's will be")
+        graphs[name] = from_detector(detector)
+    draft = {**_manifest(recipe, before, detector, form), "metrics": _metrics(recipe.metrics, origin)}
+    manifest = bundles.parse_manifest(bundles.compose(draft, dict.fromkeys([*before.ready, *graphs], b"")))
     if detector is not None and manifest.windowing is not None:
         _check_windowing(manifest.windowing, detector.config.lengths)
     eager: dict[str, Session] = {name: EagerSession(graph) for name, graph in graphs.items()}
-    return Plan(backbones, graphs, draft, loaded_model.join(Bundle(origin, manifest, ""), eager, CPU))
+    joined = loaded_model.join(Bundle(origin, manifest, ""), ready_sessions(before) | eager, CPU)
+    return Plan(before, graphs, draft, joined)
+
+
+def ready_sessions(before: Front) -> dict[str, Session]:
+    return {name: open_session(content, "onnx", name) for name, content in before.ready.items()}
 
 
 def _check_windowing(windowing: Windowing, lengths: Lengths) -> None:
@@ -117,24 +123,18 @@ def open_session(content: bytes, form: Format, name: str) -> Session:
     return OnnxSession(content, CPU, name=name) if form == "onnx" else TorchScriptSession(content, CPU, name=name)
 
 
-def _backbone(stream: StreamRecipe, recipe: Recipe, origin: Path) -> Backbone:
-    # Class scores are of use only where no detector follows; they are the labels then.
-    known = {"num_classes": len(recipe.labels)} if recipe.detector is None else {}
-    return networks.backbone(stream, origin, **known)
-
-
-def _detector(recipe: Recipe, backbones: Mapping[str, Backbone], origin: Path) -> Detector:
+def _detector(recipe: Recipe, channels: int, origin: Path) -> Detector:
     assert recipe.detector is not None  # noqa: S101  (the caller asked)
-    known: dict[str, Any] = {"input_channels": (_channels(backbones),)}
+    known: dict[str, Any] = {"input_channels": (channels,)}
     entry = DETECTORS.get(recipe.detector.network)
     if entry is not None and recipe.detector.layout is None:
         # A preset that finds actions of any class stays so; the others tell apart what the labels name.
         preset = networks.configure(entry, recipe.detector, {})
         known |= {} if preset.num_classes == 1 else {"num_classes": len(recipe.labels)}
     network = networks.detector(recipe.detector, origin, **known)
-    found, given = sum(network.config.input_channels), _channels(backbones)
-    if found != given:
-        raise InvalidOptions(f"detector takes {found} feature channels, the streams give {given}")
+    found = sum(network.config.input_channels)
+    if found != channels:
+        raise InvalidOptions(f"detector takes {found} feature channels, the streams give {channels}")
     if network.config.num_classes == 1 < len(recipe.labels):
         raise InvalidOptions(
             f"detector finds actions of any class, and labels has {len(recipe.labels)} names: give one label, since a "
@@ -143,26 +143,15 @@ def _detector(recipe: Recipe, backbones: Mapping[str, Backbone], origin: Path) -
     return network
 
 
-def _channels(backbones: Mapping[str, Backbone]) -> int:
-    return sum(network.feature_channels for network in backbones.values())
-
-
-def _manifest(
-    recipe: Recipe, backbones: Mapping[str, Backbone], detector: Detector | None, form: Format
-) -> dict[str, Any]:
-    streams = [_stream(stream, backbones[stream.name], recipe, form) for stream in recipe.streams]
-    reach_frames = max((stream["clip_frames"] - 1) * stream["frame_step"] + 1 for stream in streams)
-    grid = recipe.grid.model_dump()
-    if grid["offset_frames"] is None:
-        grid["offset_frames"] = reach_frames / 2
+def _manifest(recipe: Recipe, before: Front, detector: Detector | None, form: Format) -> dict[str, Any]:
     document: dict[str, Any] = {
         "name": recipe.name,
         "version": recipe.version,
         "licence": recipe.licence,
-        "provenance": _provenance(recipe),
+        "provenance": _provenance(recipe, before),
         "labels": list(recipe.labels),
-        "streams": streams,
-        "grid": grid,
+        "streams": list(before.streams),
+        "grid": dict(before.grid),
         "output_kind": "activations",
         "postprocessing": recipe.postprocessing,
     }
@@ -199,37 +188,11 @@ def _rules(detector: DetectorRecipe) -> str:
     return name
 
 
-def _stream(stream: StreamRecipe, network: Backbone, recipe: Recipe, form: Format) -> dict[str, Any]:
-    clips = network.clip_format
-    side_px = clips.size_px
-    resize = stream.resize.model_dump() if stream.resize else None
-    described: dict[str, Any] = {
-        "name": stream.name,
-        "kind": clips.kind,
-        "graph": _stream_graph(stream.name, form),
-        "clip_frames": clips.clip_frames,
-        "frame_step": stream.frame_step,
-        "first_frame": stream.first_frame,
-        "resize": resize or {"mode": "short_side", "size_px": round(side_px * ROOM_AROUND_CROP)},
-        "crop_px": list(stream.crop_px or (side_px, side_px)),
-        "input": {"name": "clips"},
-        "outputs": {"features": "features"},
-        "fusion_weight": stream.fusion_weight,
-    }
-    if recipe.detector is None:
-        described["outputs"] = {"scores": "scores", "score_activation": "softmax"}
-    if clips.kind == "flow":
-        flow = stream.flow.model_dump() if stream.flow else {"clip_px": clips.scale.clip_px}
-        described["flow"] = flow
-    elif stream.flow is not None:
-        raise InvalidOptions(f"stream {stream.name!r}: flow is for a network of kind flow; {stream.network} sees RGB")
-    return described
-
-
-def _provenance(recipe: Recipe) -> str:
-    parts = [*recipe.streams, *([recipe.detector] if recipe.detector else [])]
+def _provenance(recipe: Recipe, before: Front) -> str:
+    parts = [*(recipe.streams or ()), *([recipe.detector] if recipe.detector else [])]
     random = [part.network for part in parts if part.weights is None]
-    return recipe.provenance + (f" (random weights: {', '.join(random)})" if random else "")
+    told = recipe.provenance + (f" (random weights: {', '.join(random)})" if random else "")
+    return f"{told}; {before.origin}" if before.origin else told
 
 
 def _told(gaps: Mapping[str, tuple[Gap, ...]], form: Format, compared: int, furthest_s: float) -> dict[str, float]:
@@ -240,10 +203,6 @@ def _told(gaps: Mapping[str, tuple[Gap, ...]], form: Format, compared: int, furt
         for gap in found
     }
     return {**tensors, "segments_compared": float(compared), "segments_s": furthest_s}
-
-
-def _stream_graph(name: str, form: Format) -> str:
-    return f"features.{name}{SUFFIXES[form]}"
 
 
 def _detector_graph(form: Format) -> str:

@@ -72,17 +72,32 @@ class GridRecipe(Part):
 
 
 class Recipe(Part):
+    """Features are made by `streams` on `grid`, or as the bundle `features_of` makes them, whose graphs are taken."""
+
     name: Annotated[str, Field(pattern=NAME)]
     version: Annotated[str, Field(pattern=VERSION)] = "1.0.0"
     licence: str
     provenance: str
     labels: Annotated[tuple[Label, ...], Field(min_length=1)]
-    streams: Annotated[tuple[StreamRecipe, ...], Field(min_length=1)]
-    grid: GridRecipe
+    streams: Annotated[tuple[StreamRecipe, ...], Field(min_length=1)] | None = None
+    grid: GridRecipe | None = None
+    features_of: Annotated[str, Field(min_length=1)] | None = None
     detector: DetectorRecipe | None = None
     windowing: dict[str, Any] | None = None
     postprocessing: dict[str, Any] | None = None
     metrics: dict[str, float] | Annotated[str, Field(min_length=1)] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _features_come_one_way(self) -> Recipe:
+        given = [name for name in ("streams", "grid", "features_of") if getattr(self, name) is not None]
+        if given not in (["streams", "grid"], ["features_of"]):
+            raise ValueError(
+                f"{', '.join(given) or 'neither streams nor features_of'} given: features are made by streams and grid "
+                "together, or as the bundle features_of makes them"
+            )
+        if self.features_of is not None and self.detector is None:
+            raise ValueError("features_of gives features to a detector, and the recipe names none")
+        return self
 
     @model_validator(mode="after")
     def _scores_need_rules(self) -> Recipe:

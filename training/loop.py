@@ -84,7 +84,8 @@ class TrainingJob(Protocol):
 
     @property
     def loss(self) -> nn.Module:
-        """Its buffers are state: they are kept in checkpoints."""
+        """Its buffers are state, and what it learns itself is trained with the network: checkpoints keep both, weights
+        that leave the run hold neither."""
         ...
 
     @property
@@ -139,6 +140,14 @@ class _State:
     validation: Mapping[str, float] | None = None
     seconds: float = 0.0
     began: float = field(default_factory=time.monotonic)
+
+    @property
+    def learning(self) -> dict[str, nn.Parameter]:
+        """All that is descended on, by the name of its moments in a checkpoint."""
+        return {
+            **{f"optimiser/{name}": weight for name, weight in self.network.named_parameters()},
+            **{f"optimiser-of-loss/{name}": weight for name, weight in self.loss.named_parameters()},
+        }
 
 
 def fit(
@@ -220,9 +229,8 @@ def _start(job: TrainingJob, config: LoopConfig, device: torch.device) -> _State
     average = network
     if config.ema is not None:
         average = copy.deepcopy(network).eval().requires_grad_(requires_grad=False)
-    optimiser = torch.optim.AdamW(
-        parameter_groups(network, config.weight_decay), lr=config.learning_rate, betas=config.betas
-    )
+    groups = parameter_groups(nn.ModuleList([network, loss]), config.weight_decay)
+    optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas)
     scaled = config.mixed_precision == "fp16" and device.type == "cuda"
     return _State(network, average, loss, optimiser, torch.amp.GradScaler(device.type, enabled=scaled))
 
@@ -241,7 +249,7 @@ def _take_step(state: _State, job: TrainingJob, config: LoopConfig, batch: Any, 
     state.optimiser.zero_grad(set_to_none=True)
     state.scaler.scale(losses.total).backward()  # type: ignore[no-untyped-call]
     state.scaler.unscale_(state.optimiser)
-    norm = float(nn.utils.clip_grad_norm_(state.network.parameters(), config.clip_norm or math.inf))
+    norm = float(nn.utils.clip_grad_norm_(state.learning.values(), config.clip_norm or math.inf))
     if not math.isfinite(norm) and not state.scaler.is_enabled():
         raise InvalidOptions(f"step {step}: the gradient is {norm}, losses are {_told(parts)}; training cannot go on")
     state.scaler.step(state.optimiser)
@@ -295,9 +303,9 @@ def _save(state: _State, config: LoopConfig, job: TrainingJob, folder: Path) -> 
     if config.ema is not None:
         tensors |= checkpoints.under("average", state.average.state_dict())
     tensors |= checkpoints.under("loss", state.loss.state_dict())
-    for name, weight in state.network.named_parameters():
+    for name, weight in state.learning.items():
         moments: Mapping[str, Tensor] = state.optimiser.state.get(weight, {})
-        tensors |= checkpoints.under(f"optimiser/{name}", moments)
+        tensors |= checkpoints.under(name, moments)
     facts = {
         "step": state.step,
         "best": state.best,
@@ -334,8 +342,8 @@ def _take_up(state: _State, config: LoopConfig, tensors: Mapping[str, Tensor], f
         state.average.load_state_dict(checkpoints.only("average", tensors))
     state.loss.load_state_dict(checkpoints.only("loss", tensors))
     device = next(state.network.parameters()).device
-    for name, weight in state.network.named_parameters():
-        moments = checkpoints.only(f"optimiser/{name}", tensors)
+    for name, weight in state.learning.items():
+        moments = checkpoints.only(name, tensors)
         if moments:
             # AdamW counts its steps on the host.
             state.optimiser.state[weight] = {

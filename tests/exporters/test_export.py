@@ -162,6 +162,35 @@ def test_the_gap_stands_in_the_manifest(two_streams: dict[Format, Path]) -> None
         assert parity_told["segments_s"] < 1e-3
 
 
+def test_a_detector_joins_the_features_of_another_bundle(
+    two_streams: dict[Format, Path], video: Path, tmp_path: Path
+) -> None:
+    document = described(features_of=str(two_streams["onnx"]), name="joined", provenance="joined by the tests")
+    del document["streams"], document["grid"]
+    path = tmp_path / "recipe.json"
+    path.write_text(json.dumps(document))
+    done = tal("export", path, "--out", tmp_path / "joined", "--sample", video)
+    assert done.returncode == 0, done.stderr
+    theirs, ours = bundles.read(two_streams["onnx"]), bundles.read(tmp_path / "joined")
+    assert (ours.manifest.streams, ours.manifest.grid) == (theirs.manifest.streams, theirs.manifest.grid)
+    for stream in ours.manifest.streams:
+        assert ours.read_file(stream.graph) == theirs.read_file(stream.graph)
+    assert "(random weights: actionformer); features as tiny 1.0.0 makes them: made by" in ours.manifest.provenance
+    assert set(ours.manifest.parity) >= {"detector.spans", "segments_compared"}
+    assert segments(detect(tmp_path / "joined", video)) == segments(detect(two_streams["onnx"], video))
+
+
+def test_features_of_a_bundle_that_runs_code_are_not_taken(two_streams: dict[Format, Path], tmp_path: Path) -> None:
+    asked = recipe(features_of=str(two_streams["torchscript"]), streams=None, grid=None)
+    with pytest.raises(InvalidOptions, match=r"graph 'features.rgb.pt' is none of ONNX"):
+        plan(asked, tmp_path, "onnx")
+
+
+def test_features_of_no_bundle_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidBundle, match="no such folder"):
+        export(recipe(features_of="nowhere", streams=None, grid=None), tmp_path / "out", origin=tmp_path)
+
+
 def test_models_of_our_own_are_found_by_name(folder: Path, video: Path) -> None:
     path = folder / "named.json"
     path.write_text(json.dumps(described(name="named-tiny")))
@@ -366,6 +395,13 @@ def test_an_existing_folder_is_left_alone(tmp_path: Path) -> None:
         (json.dumps(described(detector=None)), "postprocessing must say how class scores become segments"),
         (json.dumps(described(streams=[{**TINY_RGB, "layout": "official"}])), "layout and config go together"),
         (json.dumps({"name": "x"}), "licence: missing key"),
+        (json.dumps(described(features_of="x")), "streams, grid, features_of given: features are made by streams and"),
+        (json.dumps(described(grid=None)), "streams given: features are made by"),
+        (json.dumps(described(streams=None, grid=None)), "neither streams nor features_of given"),
+        (
+            json.dumps(described(streams=None, grid=None, features_of="x", detector=None, postprocessing={})),
+            "features_of gives features to a detector",
+        ),
         (json.dumps(described(name="../evil")), "name: String should match pattern"),
         (json.dumps(described(streams=[{**TINY_RGB, "name": "a/b"}])), "streams.0.name: String should match"),
         (json.dumps(described(streams=[{**TINY_RGB, "weights": ""}])), "streams.0.weights"),

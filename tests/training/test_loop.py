@@ -22,17 +22,18 @@ from training.loop import LoopConfig, Step, fit
 
 
 class Count(nn.Module):
-    """A loss with a memory, as a running normaliser is one."""
+    """A loss with a memory, as a running normaliser is one, and with something of its own to learn."""
 
     seen: Tensor
 
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("seen", torch.tensor(1.0, dtype=torch.float64))
+        self.offset = nn.Parameter(torch.tensor(0.5))
 
     def forward(self, found: Tensor, wanted: Tensor) -> Tensor:
         self.seen.mul_(0.9).add_(0.1 * float(wanted.abs().mean()))
-        return (found - wanted).pow(2).mean() / self.seen.float()
+        return (found - wanted - self.offset).pow(2).mean() / self.seen.float()
 
 
 class LineJob:
@@ -251,6 +252,17 @@ def test_only_kernels_decay(system: str, variant: str) -> None:
     }
     assert told == expected
     assert len(decaying["params"]) + len(others["params"]) == len(list(network.parameters()))
+
+
+def test_what_a_loss_learns_is_trained_and_stays_out_of_the_weights(tmp_path: Path) -> None:
+    job = LineJob()
+    fit(job, CONFIG, tmp_path)
+    assert job.loss.offset.item() != 0.5
+    tensors, _ = checkpoints.read(tmp_path / loop.LAST)
+    assert tensors["loss/offset"] == job.loss.offset
+    assert set(checkpoints.only("optimiser-of-loss/offset", tensors)) == {"step", "exp_avg", "exp_avg_sq"}
+    weights, _ = checkpoints.read(tmp_path / loop.WEIGHTS)
+    assert set(weights) == set(job.network.state_dict())
 
 
 def test_attention_of_torch_decays_its_one_matrix() -> None:
