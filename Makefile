@@ -12,7 +12,7 @@ MARIONETTE ?= build/marionette
 # The newest of them; OTHER_PYTHONS="$$(python3 tests/pythons/find_pythons.py)" runs on each that is there.
 OTHER_PYTHONS ?= $(lastword $(shell $(PYTHON) tests/pythons/find_pythons.py))
 
-.PHONY: demo test check fix setup system-packages test-serving fuzz faults soak hosts containers container-packages bench bench-exports bench-marionette marionette bundle schema clean
+.PHONY: demo test check fix setup system-packages test-serving fuzz faults soak hosts containers container-packages bench bench-exports bench-marionette train-all marionette bundle schema clean
 
 # The serving half alone, and a look at what it does: no torch, no ffmpeg.
 demo: .venv-demo/.installed
@@ -111,6 +111,15 @@ bundle: $(M)/bundle/manifest.json
 # Over three seeds, and against models that see less.
 bench-marionette: $(M)/actionformer/result.json $(M)/features-tsn-rgb/.done
 	$(BIN)/python -m benchmarks.marionette --folder $(M)
+
+# Every detector and every ablation of benchmarks/studies.py, on features of the bundle that ships; what is on record is not
+# trained again.
+train-all: $(M)/features/.done
+	$(BIN)/python -m benchmarks.detectors --folder $(M)
+
+$(M)/features/.done: $(M)/.rendered
+	$(TAL) extract $(M)/videos --bundle models/bundles/marionette --out $(@D) --workers 2
+	touch $@
 
 $(M)/.rendered: | setup
 	$(TAL) synth $(M)

@@ -34,7 +34,11 @@ def backbone(wanted: NetworkRecipe, folder: Path, **known: Any) -> Backbone:
 
 def detector(wanted: NetworkRecipe, folder: Path, **known: Any) -> Detector:
     network = _build(wanted, _entry(wanted, DETECTORS), folder, known)
-    assert isinstance(network, Detector)  # noqa: S101  (as above)
+    if not isinstance(network, Detector):
+        raise InvalidOptions(
+            f"{wanted.network}: the weights of layout {wanted.layout!r} make a {type(network).__name__}, which takes "
+            f"no snippet features; docs/models/{wanted.network}.md says what they are good for"
+        )
     return network
 
 
@@ -82,12 +86,16 @@ def scatter(network: nn.Module, seed: int) -> nn.Module:
 
     Those would hide a wrong graph: a fresh detector scores everything alike and keeps its residual branches all but
     shut, and in a deep backbone hardly a difference between clips arrives at the end. Kernels are drawn as wide as ReLU
-    networks need to pass signals on (He et al., ICCV 2015).
+    networks need to pass signals on (He et al., ICCV 2015); those that start at 0 refine something step by step, where
+    great steps would make of every rounding another answer, so they stay near it.
     """
     draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for weight in network.parameters():
             noise = torch.randn(weight.shape, generator=draw)
             is_kernel = weight.dim() > 1 and weight.numel() > max(weight.shape)
-            weight.copy_(noise * math.sqrt(2 / weight[0].numel()) if is_kernel else weight + SCATTER * noise)
+            if is_kernel:
+                weight.copy_(noise * math.sqrt(2 / weight[0].numel()) * (1 if weight.any() else SCATTER))
+            else:
+                weight.add_(SCATTER * noise)
     return network

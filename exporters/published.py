@@ -16,13 +16,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from exporters.layouts import actionformer, i3d, tsn
+from exporters.layouts import actionformer, afsd, i3d, react, tadtr, tsn
 from exporters.layouts.layout import Layout, State
 from service.errors import InvalidOptions, TalError, WeightsMismatch, first_line
 
 LAYOUTS: Mapping[str, Mapping[str, Layout]] = {
     "actionformer": actionformer.LAYOUTS,
+    "afsd": afsd.LAYOUTS,
     "i3d": i3d.LAYOUTS,
+    "react": react.LAYOUTS,
+    "tadtr": tadtr.LAYOUTS,
     "tsn": tsn.LAYOUTS,
 }
 # Where checkpoints keep their weights; averaged weights come first, since published results were reached with them.

@@ -4,13 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from torch import nn
 
 from models.backbones import i3d, tsn
 from models.backbones.backbone import Backbone
-from models.detectors import actionformer, actionformer_config, actionformer_loss, actionformer_rules
+from models.detectors import (
+    actionformer,
+    actionformer_config,
+    actionformer_loss,
+    actionformer_rules,
+    afsd,
+    afsd_config,
+    afsd_loss,
+    afsd_rules,
+    amnet,
+    amnet_config,
+    amnet_loss,
+    amnet_rules,
+    asl,
+    asl_config,
+    asl_loss,
+    react,
+    react_config,
+    react_loss,
+    react_rules,
+    tadtr,
+    tadtr_config,
+    tadtr_loss,
+    tadtr_rules,
+)
 from models.detectors.detector import Detector, Lengths
 
 
@@ -22,17 +46,33 @@ class BackboneEntry:
     presets: Mapping[str, Callable[[], Any]]
 
 
+class Preset(NamedTuple):
+    """What goes by one name: a network's configuration, the loss that trains it, and the rules that serve it."""
+
+    config: Callable[[], Any]
+    loss: Callable[[], Any]
+    rules: Callable[[], dict[str, Any]]
+
+
 @dataclass(frozen=True)
 class DetectorEntry:
-    """`losses` and `rules` are named as the presets that they belong to."""
-
     network: Callable[[Any], Detector]
-    presets: Mapping[str, Callable[[], Any]]
     loss: Callable[[Any, Any], nn.Module]
-    losses: Mapping[str, Callable[[], Any]]
-    output_kind: Literal["candidates", "activations"]
     windowing: Callable[[Lengths], dict[str, Any]]
-    rules: Mapping[str, Callable[[], dict[str, Any]]]
+    named: Mapping[str, Preset]
+    output_kind: Literal["candidates", "activations"] = "candidates"
+
+    @property
+    def presets(self) -> dict[str, Callable[[], Any]]:
+        return {name: preset.config for name, preset in self.named.items()}
+
+    @property
+    def losses(self) -> dict[str, Callable[[], Any]]:
+        return {name: preset.loss for name, preset in self.named.items()}
+
+    @property
+    def rules(self) -> dict[str, Callable[[], dict[str, Any]]]:
+        return {name: preset.rules for name, preset in self.named.items()}
 
 
 BACKBONES: Mapping[str, BackboneEntry] = {
@@ -60,30 +100,80 @@ BACKBONES: Mapping[str, BackboneEntry] = {
 
 DETECTORS: Mapping[str, DetectorEntry] = {
     "actionformer": DetectorEntry(
-        network=actionformer.ActionFormer,
-        presets={
-            "thumos": actionformer_config.thumos,
-            "activitynet": actionformer_config.activitynet,
-            "epic-kitchens": actionformer_config.epic_kitchens,
-            "ego4d": actionformer_config.ego4d,
-            "compact": lambda: actionformer_config.compact(2048, 20),
+        actionformer.ActionFormer,
+        actionformer_loss.ActionFormerLoss,
+        actionformer_rules.windowing,
+        {
+            "thumos": Preset(actionformer_config.thumos, actionformer_loss.thumos, actionformer_rules.thumos),
+            "activitynet": Preset(
+                actionformer_config.activitynet, actionformer_loss.activitynet, actionformer_rules.activitynet
+            ),
+            "epic-kitchens": Preset(
+                actionformer_config.epic_kitchens, actionformer_loss.epic_kitchens, actionformer_rules.epic_kitchens
+            ),
+            "ego4d": Preset(actionformer_config.ego4d, actionformer_loss.ego4d, actionformer_rules.ego4d),
+            "compact": Preset(
+                lambda: actionformer_config.compact(2048, 20), actionformer_loss.compact, actionformer_rules.thumos
+            ),
         },
-        loss=actionformer_loss.ActionFormerLoss,
-        losses={
-            "thumos": actionformer_loss.thumos,
-            "activitynet": actionformer_loss.activitynet,
-            "epic-kitchens": actionformer_loss.epic_kitchens,
-            "ego4d": actionformer_loss.ego4d,
-            "compact": actionformer_loss.compact,
+    ),
+    "asl": DetectorEntry(
+        asl.Asl,
+        asl_loss.AslLoss,
+        actionformer_rules.windowing,
+        {
+            "thumos": Preset(asl_config.thumos, asl_loss.thumos, actionformer_rules.thumos),
+            "activitynet": Preset(asl_config.activitynet, asl_loss.activitynet, actionformer_rules.activitynet),
+            "multithumos": Preset(asl_config.multithumos, asl_loss.thumos, actionformer_rules.thumos),
+            "charades": Preset(asl_config.charades, asl_loss.thumos, actionformer_rules.thumos),
+            "ego4d": Preset(asl_config.ego4d, asl_loss.ego4d, actionformer_rules.ego4d),
+            "epic-kitchens": Preset(asl_config.epic_kitchens, asl_loss.epic_kitchens, actionformer_rules.epic_kitchens),
+            "compact": Preset(lambda: asl_config.compact(2048, 20), asl_loss.thumos, actionformer_rules.thumos),
         },
-        output_kind="candidates",
-        windowing=actionformer_rules.windowing,
-        rules={
-            "thumos": actionformer_rules.thumos,
-            "activitynet": actionformer_rules.activitynet,
-            "epic-kitchens": actionformer_rules.epic_kitchens,
-            "ego4d": actionformer_rules.ego4d,
-            "compact": actionformer_rules.thumos,
+    ),
+    "afsd": DetectorEntry(
+        afsd.Afsd,
+        afsd_loss.AfsdLoss,
+        afsd_rules.windowing,
+        {
+            "thumos": Preset(afsd_config.thumos, afsd_loss.thumos, afsd_rules.thumos),
+            "activitynet": Preset(afsd_config.activitynet, afsd_loss.activitynet, afsd_rules.activitynet),
+            "compact": Preset(lambda: afsd_config.compact(2048, 20), afsd_loss.compact, afsd_rules.thumos),
+        },
+    ),
+    "amnet": DetectorEntry(
+        amnet.Amnet,
+        amnet_loss.AmnetLoss,
+        amnet_rules.windowing,
+        {
+            "thumos": Preset(amnet_config.thumos, amnet_loss.thumos, amnet_rules.thumos),
+            "thumos-256": Preset(lambda: amnet_config.thumos(channels=256), amnet_loss.thumos, amnet_rules.thumos),
+            "thumos-128": Preset(lambda: amnet_config.thumos(channels=128), amnet_loss.thumos, amnet_rules.thumos),
+            "activitynet": Preset(amnet_config.activitynet, amnet_loss.activitynet, amnet_rules.activitynet),
+            "compact": Preset(lambda: amnet_config.compact(2048, 20), amnet_loss.compact, amnet_rules.thumos),
+        },
+    ),
+    "react": DetectorEntry(
+        react.ReAct,
+        react_loss.ReActLoss,
+        react_rules.windowing,
+        {
+            "thumos": Preset(react_config.thumos, react_loss.thumos, react_rules.thumos),
+            "activitynet": Preset(react_config.activitynet, react_loss.activitynet, react_rules.activitynet),
+            "activitynet-fused": Preset(
+                react_config.activitynet, react_loss.activitynet, react_rules.activitynet_fused
+            ),
+            "compact": Preset(lambda: react_config.compact(2048, 20), react_loss.thumos, react_rules.thumos),
+        },
+    ),
+    "tadtr": DetectorEntry(
+        tadtr.TadTR,
+        tadtr_loss.TadTRLoss,
+        tadtr_rules.windowing,
+        {
+            "thumos": Preset(tadtr_config.thumos, tadtr_loss.TadTRLossConfig, tadtr_rules.thumos),
+            "activitynet": Preset(tadtr_config.activitynet, tadtr_loss.TadTRLossConfig, tadtr_rules.activitynet),
+            "compact": Preset(lambda: tadtr_config.compact(2048, 20), tadtr_loss.TadTRLossConfig, tadtr_rules.thumos),
         },
     ),
 }

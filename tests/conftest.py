@@ -13,6 +13,9 @@ from hypothesis import settings
 
 from service.runtime import onnx_session
 
+# Files are tested side by side, and sums in one thread have one order, in which published numbers were made, too.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # Serving is tested where torch is not installed, too (tests/pythons); what needs it is left out there, and only there.
 NEEDS_TORCH = [
     *("models/backbones/*", "models/detectors/*", "models/test_catalog.py", "exporters/layouts/*"),
@@ -20,6 +23,7 @@ NEEDS_TORCH = [
     "soak/test_detector_memory.py",
     *("training/test_loop.py", "training/test_detector_job.py", "training/test_plan.py", "training/test_train.py"),
     *("training/test_pretrain.py", "training/test_run.py", "exporters/test_own_weights.py"),
+    *("training/test_studies.py", "training/test_amnet_mask.py", "exporters/test_served.py"),
 ]
 WITHOUT_TORCH = importlib.util.find_spec("torch") is None
 if WITHOUT_TORCH and os.environ.get("CI") == "true" and "TAL_TESTS_WITHOUT_TORCH" not in os.environ:

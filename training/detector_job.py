@@ -64,7 +64,9 @@ class Subject:
 
 
 class DetectorJob:
-    """An epoch is a pass over the videos in random order; what full batches leave over sits this one out."""
+    """An epoch is a pass over all videos in random order, `windows_per_video` samples of each; what full batches leave
+    over sits this one out.
+    """
 
     def __init__(
         self, subject: Subject, train: Split, validation: Split | None, plan: Plan, protocol: Protocol
@@ -72,9 +74,10 @@ class DetectorJob:
         self._subject, self._plan, self._protocol = subject, plan, protocol
         self._train = replace(train, ground_truth=without_duplicates(for_labels(train.ground_truth, subject.labels)))
         self._validation = validation
-        self._videos = np.unique(self._train.ground_truth.video_indices)
-        if not len(self._videos):
+        videos = np.unique(self._train.ground_truth.video_indices)
+        if not len(videos):
             raise InvalidOptions("no video of the training subset has an action; training needs some")
+        self._visits = np.repeat(videos, plan.training.windows_per_video)
         lengths = subject.network.config.lengths
         self._windowing = windowing_of(subject)
         self._sampling = Sampling(
@@ -93,17 +96,17 @@ class DetectorJob:
 
     @property
     def steps_per_epoch(self) -> int:
-        return max(1, len(self._videos) // self._batch_size)
+        return max(1, len(self._visits) // self._batch_size)
 
     @cached_property
     def _batch_size(self) -> int:
-        return min(self._plan.training.batch_size, len(self._videos))
+        return min(self._plan.training.batch_size, len(self._visits))
 
     def batch(self, step: int) -> Batch:
         """A function of the seed and the step alone."""
         epoch, place = divmod(step, self.steps_per_epoch)
         seed = self._plan.training.seed
-        order = np.random.default_rng([seed, 0, epoch]).permutation(self._videos)
+        order = np.random.default_rng([seed, 0, epoch]).permutation(self._visits)
         chosen = order[place * self._batch_size : (place + 1) * self._batch_size]
         drawn = [
             self._sample(int(video), np.random.default_rng([seed, 1, step, at])) for at, video in enumerate(chosen)

@@ -25,6 +25,7 @@ from models.schema import Count, NonNegative, Part, Positive
 from service.errors import InvalidOptions
 from training import checkpoints
 from training.curves import Curves
+from training.descent import move_average, parameter_groups, slowed
 
 Precision = Literal["float32", "bf16", "fp16"]
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -32,13 +33,13 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 DECIDES = "average"  # of what validation tells, the number that makes weights the best so far
 MISFIT_LINES = 4  # of what torch says; more are alike
 LAST, BEST, WEIGHTS = "last.safetensors", "best.safetensors", "weights.safetensors"
-DECAYING = (nn.modules.conv._ConvNd, nn.Linear)  # noqa: SLF001  (torch's own parent of all convolutions)
 
 
 class LoopConfig(Part):
     """How to descend. Warm-up comes before `epochs`, and milestones count epochs after it, as in published settings.
 
     `ema`: how much of the averaged weights each step keeps; None trains without. `clip_norm` None never clips.
+    Parameters whose name holds one of `slow_parameters` learn at `slow_factor` of the rate.
     `keep`: so many earlier checkpoints stay beside the last. `validate_every_epochs` 0 never validates.
     """
 
@@ -50,6 +51,8 @@ class LoopConfig(Part):
     milestones: tuple[Count, ...] = ()
     gamma: Positive = 0.1
     weight_decay: NonNegative = 0.05
+    slow_parameters: tuple[str, ...] = ()
+    slow_factor: Positive = 0.1
     betas: tuple[Share, Share] = (0.9, 0.999)
     ema: Share | None = 0.999
     clip_norm: Positive | None = 1.0
@@ -199,37 +202,14 @@ def learning_rate(config: LoopConfig, step: int, steps_per_epoch: int) -> float:
     return config.final_learning_rate + span * (1 + math.cos(math.pi * share)) / 2
 
 
-def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Only kernels of convolutions and linear layers decay; biases, norms, scales and encodings do not."""
-    decaying = {
-        id(weight)
-        for module in network.modules()
-        for name, weight in module.named_parameters(recurse=False)
-        if (isinstance(module, DECAYING) and name == "weight") or name == "in_proj_weight"
-    }
-    weights = [weight for weight in network.parameters() if weight.requires_grad]
-    return [
-        {"params": [weight for weight in weights if id(weight) in decaying], "weight_decay": weight_decay},
-        {"params": [weight for weight in weights if id(weight) not in decaying], "weight_decay": 0.0},
-    ]
-
-
-@torch.no_grad()
-def move_average(average: nn.Module, network: nn.Module, keep: float) -> None:
-    """average = keep · average + (1 − keep) · network; what is no real number, such as a counter, is copied."""
-    for old, new in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
-        if old.is_floating_point():
-            old.mul_(keep).add_(new, alpha=1 - keep)
-        else:
-            old.copy_(new)
-
-
 def _start(job: TrainingJob, config: LoopConfig, device: torch.device) -> _State:
     network, loss = job.network.to(device).train(), job.loss.to(device)
     average = network
     if config.ema is not None:
         average = copy.deepcopy(network).eval().requires_grad_(requires_grad=False)
     groups = parameter_groups(nn.ModuleList([network, loss]), config.weight_decay)
+    if config.slow_parameters:
+        groups = slowed(groups, network, config.slow_parameters, config.slow_factor)
     optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas)
     scaled = config.mixed_precision == "fp16" and device.type == "cuda"
     return _State(network, average, loss, optimiser, torch.amp.GradScaler(device.type, enabled=scaled))
@@ -239,7 +219,7 @@ def _take_step(state: _State, job: TrainingJob, config: LoopConfig, batch: Any, 
     began, step = time.monotonic(), state.step
     rate = learning_rate(config, step, job.steps_per_epoch)
     for group in state.optimiser.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get("slowed_to", 1.0)
     # Drop-out of a step must not depend on how many steps this process has taken before.
     torch.manual_seed((config.seed * 1_000_003 + step) % (1 << 63))
     state.network.train()

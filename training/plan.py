@@ -1,6 +1,6 @@
 """A training plan in JSON in, one frozen `Plan` out: what to train on what, and how; all that is wrong with it at once.
 
-`docs/training.md` explains every key. A plan that names a preset of `training/presets.py` takes from it what it leaves
+`docs/training.md` explains every key. A plan that names a preset of `training/presets/` takes from it what it leaves
 out itself.
 """
 
@@ -132,12 +132,13 @@ class LossPlan(Part):
 
 class TrainingPlan(LoopConfig):
     """`trunc_thresh`: the share of an action that a cut must leave, or nothing is asked of it. `crop`: of a video
-    shorter than a sample, a random share within these bounds is taken; None takes all of it. `cache_mib` of features
-    are kept in memory."""
+    shorter than a sample, a random share within these bounds is taken; None takes all of it. `windows_per_video`: so
+    many samples of each video make an epoch. `cache_mib` of features are kept in memory."""
 
     batch_size: Count = 2
     trunc_thresh: Fraction = 0.5
     crop: tuple[Fraction, Fraction] | None = (0.9, 1.0)
+    windows_per_video: Count = 1
     cache_mib: Annotated[int, Field(ge=0)] = 1024
 
     @model_validator(mode="after")

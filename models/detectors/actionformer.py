@@ -12,7 +12,8 @@ score rather than minus infinity, so that a window without any snippet gives zer
 from __future__ import annotations
 
 import math
-from typing import NamedTuple, cast
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,19 @@ from models.detectors.actionformer_config import ActionFormerConfig
 from models.detectors.detector import Candidates, Detector
 
 SMALLEST_CHUNK = 8
+
+
+class PointAnswers(Protocol):
+    """What decoding and the loss need of a network's outputs; see ActionFormerOutputs."""
+
+    @property
+    def logits(self) -> tuple[Tensor, ...]: ...
+
+    @property
+    def offsets(self) -> tuple[Tensor, ...]: ...
+
+    @property
+    def masks(self) -> tuple[Tensor, ...]: ...
 
 
 class ActionFormerOutputs(NamedTuple):
@@ -147,8 +161,8 @@ class ConvAttention(nn.Module):
             conv = MaskedConv(channels, channels, kernel, stride=stride, groups=channels, bias=False)
             self.add_module(f"{name}_conv", conv)
             self.add_module(f"{name}_norm", ChannelNorm(channels))
-            self.add_module(name, _pointwise(channels, channels))
-        self.proj = _pointwise(channels, channels)
+            self.add_module(name, pointwise(channels, channels))
+        self.proj = pointwise(channels, channels)
         self.dropout = nn.Dropout(config.dropout)
         self.heads, self.reach = config.heads, window // 2 if window > 1 else None
         if self.reach is not None:
@@ -182,21 +196,16 @@ class TransformerBlock(nn.Module):
         channels, self.stride = config.channels, stride
         self.ln1, self.ln2 = ChannelNorm(channels), ChannelNorm(channels)
         self.attn = ConvAttention(config, window, stride)
-        self.mlp = nn.Sequential(
-            _pointwise(channels, 4 * channels),
-            nn.GELU(),
-            nn.Dropout(config.dropout),
-            _pointwise(4 * channels, channels),
-            nn.Dropout(config.dropout),
-        )
-        scaled = config.residual_scale
-        self.attn_path: nn.Module = ResidualScale(channels, config.drop_path) if scaled else nn.Identity()
-        self.mlp_path: nn.Module = ResidualScale(channels, config.drop_path) if scaled else nn.Identity()
+        self.mlp = feed_forward(config, channels)
+        self.attn_path, self.mlp_path = residual_path(config, channels), residual_path(config, channels)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         kept = x if self.stride == 1 else F.max_pool1d(x, self.stride + 1, self.stride, (self.stride + 1) // 2)
-        x = kept * mask + self.attn_path(self.attn(self.ln1(x), mask))
+        x = kept * mask + self.attn_path(self.attend(self.ln1(x), mask))
         return x + cast("Tensor", self.mlp_path(self.mlp(self.ln2(x)) * mask))
+
+    def attend(self, x: Tensor, mask: Tensor) -> Tensor:
+        return cast("Tensor", self.attn(x, mask))
 
 
 class ConvolutionBlock(nn.Module):
@@ -303,8 +312,7 @@ class ActionFormer(Detector):
             for index in range(config.embed_layers)
         )
         self.positions = PositionEncoding(config.channels, config.train_length) if config.position_encoding else None
-        self.stem = nn.ModuleList(_block(config, config.windows[0], 1) for _ in range(config.stem_blocks))
-        self.branch = nn.ModuleList(_block(config, window, config.scale_factor) for window in config.windows[1:])
+        self.stem, self.branch = nn.ModuleList(self.stem_blocks()), nn.ModuleList(self.level_blocks())
         self.pyramid = Pyramid(config) if config.neck == "pyramid" else None
         norms = (
             ChannelNorm(config.neck_channels, config.norm_eps) if config.neck_norm else nn.Identity()
@@ -315,10 +323,22 @@ class ActionFormer(Detector):
         self.offset_scales = nn.ParameterList(torch.ones(()) for _ in config.strides)
         self._start_from_priors()
 
-    def forward(self, features: Tensor, mask: Tensor) -> ActionFormerOutputs:
+    def stem_blocks(self) -> Iterator[nn.Module]:
+        """At full resolution, before the pyramid."""
+        return (_block(self.config, self.config.windows[0], 1) for _ in range(self.config.stem_blocks))
+
+    def level_blocks(self) -> Iterator[nn.Module]:
+        """Of the levels that have one."""
+        return (_block(self.config, window, self.config.scale_factor) for window in self.config.windows[1:])
+
+    def forward(self, features: Tensor, mask: Tensor) -> PointAnswers:
         """Features (B, C, T) and mask (B, T) bool, T a multiple of the coarsest stride."""
-        masks = self._masks(features, mask)
-        levels = self.neck(self.backbone(features, masks), masks)
+        masks = self.level_masks(features, mask)
+        return self.answers(self.backbone(features, masks), masks)
+
+    def answers(self, levels: list[Tensor], masks: list[Tensor]) -> ActionFormerOutputs:
+        """What neck and heads make of the feature maps of all levels."""
+        levels = self.neck(levels, masks)
         masks = masks[self.config.first_level :]
         return ActionFormerOutputs(
             tuple(self.classify(x, level_mask) for x, level_mask in zip(levels, masks, strict=True)),
@@ -342,7 +362,10 @@ class ActionFormer(Detector):
 
     def backbone(self, features: Tensor, masks: list[Tensor]) -> list[Tensor]:
         """One feature map per level, the finest first."""
-        x = self.embedding(features, masks[0])
+        return self.levels(self.embedding(features, masks[0]), masks)
+
+    def levels(self, x: Tensor, masks: list[Tensor]) -> list[Tensor]:
+        """The same, from embedded features on."""
         for block in self.stem:
             x = block(x, masks[0])
         levels = [x]
@@ -358,7 +381,7 @@ class ActionFormer(Detector):
             levels = self.pyramid(levels, masks[first:])
         return [norm(x) for norm, x in zip(self.neck_norms, levels, strict=True)]
 
-    def decode(self, outputs: ActionFormerOutputs) -> Candidates:
+    def decode(self, outputs: PointAnswers) -> Candidates:
         """A candidate per point and level; a point that stands beside the video scores 0."""
         spans, groups = [], []
         for level, (offsets, mask, stride) in enumerate(
@@ -370,7 +393,7 @@ class ActionFormer(Detector):
         scores = torch.cat(outputs.logits, dim=1).sigmoid() * torch.cat(outputs.masks, dim=1)[..., None]
         return Candidates(torch.cat(spans, dim=1), scores, torch.cat(groups))
 
-    def _masks(self, features: Tensor, mask: Tensor) -> list[Tensor]:
+    def level_masks(self, features: Tensor, mask: Tensor) -> list[Tensor]:
         """Per level (B, 1, T_l), 1 for real and 0 for padded points."""
         finest = mask[:, None].to(features.dtype)
         return [finest[..., :: self.config.scale_factor**level] for level in range(len(self.config.windows))]
@@ -391,7 +414,23 @@ def _block(config: ActionFormerConfig, window: int, stride: int) -> nn.Module:
     return TransformerBlock(config, window, stride)
 
 
-def _pointwise(inputs: int, outputs: int) -> nn.Conv1d:
+def feed_forward(config: ActionFormerConfig, channels: int) -> nn.Sequential:
+    """The two layers that follow attention in a block."""
+    return nn.Sequential(
+        pointwise(channels, 4 * channels),
+        nn.GELU(),
+        nn.Dropout(config.dropout),
+        pointwise(4 * channels, channels),
+        nn.Dropout(config.dropout),
+    )
+
+
+def residual_path(config: ActionFormerConfig, channels: int) -> nn.Module:
+    """What a branch goes through before it is added to what came in."""
+    return ResidualScale(channels, config.drop_path) if config.residual_scale else nn.Identity()
+
+
+def pointwise(inputs: int, outputs: int) -> nn.Conv1d:
     conv = nn.Conv1d(inputs, outputs, 1)
     if conv.bias is not None:
         nn.init.zeros_(conv.bias)

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from models.detectors.actionformer import ActionFormerOutputs
+from models.detectors.actionformer import PointAnswers
 from models.detectors.actionformer_config import ActionFormerConfig
 from models.detectors.detector import Losses, Targets
 
@@ -71,6 +71,19 @@ def compact() -> ActionFormerLossConfig:
     return ActionFormerLossConfig(ranges_of(5))
 
 
+class Wanted(NamedTuple):
+    """What the points (P, 4) of a batch should answer: classes (B, P, K), distances (B, P, 2) in strides, and which of
+    the video's actions (B, P) that is. Masks (B, P): valid ones are in their video, positive ones answer for an action.
+    """
+
+    points: Tensor
+    classes: Tensor
+    distances: Tensor
+    actions: Tensor
+    valid: Tensor
+    positive: Tensor
+
+
 class ActionFormerLoss(nn.Module):
     """Keeps a running mean of the number of positive points, by which both losses are divided."""
 
@@ -83,22 +96,38 @@ class ActionFormerLoss(nn.Module):
         self.config, self.network = config, network
         self.register_buffer("normaliser", torch.tensor(config.initial_positives, dtype=torch.float64))
 
-    def forward(self, outputs: ActionFormerOutputs, targets: Sequence[Targets]) -> Losses:
+    def forward(self, outputs: PointAnswers, targets: Sequence[Targets]) -> Losses:
         """One `Targets` per video of the batch."""
-        points = self.points([offsets.shape[1] for offsets in outputs.offsets], outputs.offsets[0].device)
-        assigned = [self.assign(points, video) for video in targets]
-        classes = torch.stack([video[0] for video in assigned])
-        distances = torch.stack([video[1] for video in assigned])
-        valid = torch.cat(outputs.masks, dim=1)
-        positive = valid & (classes.sum(dim=2) > 0)
-        self.normaliser.lerp_(positive.sum().clamp(min=1).to(self.normaliser.dtype), 1 - self.config.momentum)
-        normaliser = self.normaliser.item()
+        wanted = self.wanted(outputs, targets)
+        normaliser = self.count(wanted.positive)
+        classification = self.classification(outputs, wanted).sum() / normaliser
+        regression = self.regression(outputs, wanted).sum() / normaliser
+        return self.combined(classification, regression)
 
+    def wanted(self, outputs: PointAnswers, targets: Sequence[Targets]) -> Wanted:
+        points = self.points([offsets.shape[1] for offsets in outputs.offsets], outputs.offsets[0].device)
+        matches = [self.match(points, video) for video in targets]
+        classes, distances, actions = (torch.stack(parts) for parts in zip(*matches, strict=True))
+        valid = torch.cat(outputs.masks, dim=1)
+        return Wanted(points, classes, distances, actions, valid, valid & (classes.sum(dim=2) > 0))
+
+    def count(self, positive: Tensor) -> float:
+        """The running mean of the number of positive points, these included."""
+        self.normaliser.lerp_(positive.sum().clamp(min=1).to(self.normaliser.dtype), 1 - self.config.momentum)
+        return self.normaliser.item()
+
+    def classification(self, outputs: PointAnswers, wanted: Wanted) -> Tensor:
+        """Terms (V, K) of all valid points."""
         smooth = self.config.label_smoothing
-        wanted = classes[valid] * (1 - smooth) + smooth / (self.network.num_classes + 1)
-        classification = focal(torch.cat(outputs.logits, dim=1)[valid], wanted).sum() / normaliser
+        classes = wanted.classes[wanted.valid] * (1 - smooth) + smooth / (self.network.num_classes + 1)
+        return focal(torch.cat(outputs.logits, dim=1)[wanted.valid], classes)
+
+    def regression(self, outputs: PointAnswers, wanted: Wanted) -> Tensor:
+        """Terms (N,) of the positive points."""
         overlap = diou if self.config.regression == "diou" else giou
-        regression = overlap(torch.cat(outputs.offsets, dim=1)[positive], distances[positive]).sum() / normaliser
+        return overlap(torch.cat(outputs.offsets, dim=1)[wanted.positive], wanted.distances[wanted.positive])
+
+    def combined(self, classification: Tensor, regression: Tensor) -> Losses:
         weight = self.config.regression_weight
         if weight is None:
             total = classification + regression * (classification.detach() / max(regression.item(), 0.01))
@@ -115,16 +144,22 @@ class ActionFormerLoss(nn.Module):
             rows.append(torch.cat([position[:, None], rest], dim=1))
         return torch.cat(rows)
 
-    @torch.no_grad()
     def assign(self, points: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
-        """What each point should answer: classes (P, K), several at times, and distances (P, 2) in strides.
+        """What each point should answer: classes (P, K), several at times, and distances (P, 2) in strides."""
+        classes, distances, _ = self.match(points, targets)
+        return classes, distances
+
+    @torch.no_grad()
+    def match(self, points: Tensor, targets: Targets) -> tuple[Tensor, Tensor, Tensor]:
+        """The same, and which action (P,) that is.
 
         A point answers for the shortest action that it stands in, near enough to the centre, if the farther end lies
-        in its level's range. Distances of points that answer for none mean nothing.
+        in its level's range. Distances and actions of points that answer for none mean nothing.
         """
         num_points, num_classes = len(points), self.network.num_classes
         if len(targets.spans) == 0:
-            return points.new_zeros(num_points, num_classes), points.new_zeros(num_points, 2)
+            none = torch.zeros(num_points, dtype=torch.int64, device=points.device)
+            return points.new_zeros(num_points, num_classes), points.new_zeros(num_points, 2), none
         position, least, most, stride = (column[:, None] for column in points.unbind(dim=1))
         start, end = targets.spans.to(points.dtype).unbind(dim=1)
         distances = torch.stack([position - start, end - position], dim=2)
@@ -140,7 +175,7 @@ class ActionFormerLoss(nn.Module):
         chosen = answers & (lengths <= shortest[:, None] + SAME_LENGTH) if self.config.share_similar else answers
         one_hot = F.one_hot(targets.labels, num_classes).to(points.dtype)
         classes = (chosen.to(points.dtype) @ one_hot).clamp(max=1)
-        return classes, distances[torch.arange(num_points, device=points.device), which] / stride
+        return classes, distances[torch.arange(num_points, device=points.device), which] / stride, which
 
 
 def focal(logits: Tensor, wanted: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:

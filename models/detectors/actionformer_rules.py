@@ -16,7 +16,7 @@ QUIRKS = {"width_epsilon": 1e-6, "spare_first": True}
 USEFUL = {"min_score": 0.1, "top_k": 100}
 
 
-def windowing(lengths: Lengths) -> dict[str, Any]:
+def windowing(lengths: Lengths, longest: int = LONGEST_WINDOW) -> dict[str, Any]:
     if lengths.fixed is not None:
         return {"mode": "resize", "length": lengths.fixed, "span": "clips", "offset_steps": 0.5}
     unit = lengths.beyond_multiple_of or lengths.multiple_of
@@ -26,7 +26,7 @@ def windowing(lengths: Lengths) -> dict[str, Any]:
         "margin": lengths.margin,
         "train_length": lengths.train_length,
         "beyond_multiple_of": lengths.beyond_multiple_of,
-        "max_length": max(1, LONGEST_WINDOW // unit) * unit,
+        "max_length": max(1, longest // unit) * unit,
     }
 
 

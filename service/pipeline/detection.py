@@ -19,6 +19,7 @@ from service.runtime.loaded_model import LoadedGraph, LoadedModel
 from service.runtime.session import Array, Tensor, to_numpy
 
 WINDOWS_PER_BATCH = 8
+STEPS_PER_BATCH = 4096  # fewer windows at once where they are long: a detector's memory grows with all steps together
 TENSOR_TYPES = {"bool": np.bool_, "float": np.float32}
 
 Scores = NDArray[np.float64]
@@ -161,7 +162,8 @@ def _run_windows(
         outputs = graph.session.run(_feeds(graph, spec.features, spec.mask, batch), want=want)
         return batch, {name: to_numpy(outputs[name]) for name in want}
 
-    limit = watch.limit("detector", graph.fixed_batch or WINDOWS_PER_BATCH, graph.fixed_batch or 1)
+    at_once = graph.fixed_batch or min(WINDOWS_PER_BATCH, max(1, STEPS_PER_BATCH // layout.mask.shape[1]))
+    limit = watch.limit("detector", at_once, graph.fixed_batch or 1)
     for part, done in limit.each(total, run):
         yield done
         watch.tell("localize", part.stop, total)

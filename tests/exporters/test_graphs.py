@@ -60,7 +60,8 @@ def test_a_graph_gives_what_its_network_gives_at_every_batch_size_and_length(
     gaps = parity.tensor_gaps(graph, opened(name, variant, form))
     assert [gap.output for gap in gaps] == [port.name for port in graph.outputs]
     assert all(gap.relative <= 2e-5 for gap in gaps)
-    assert all(gap.magnitude > 0 for gap in gaps)
+    # Candidates of one level alone are all of group 0.
+    assert all(gap.magnitude > 0 for gap in gaps if gap.output != "groups")
 
 
 @each_format

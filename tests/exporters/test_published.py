@@ -58,7 +58,7 @@ def test_many_misfits_are_counted(known: golden.GoldenSet) -> None:
 @pytest.mark.parametrize(
     ("system", "layout", "told"),
     [
-        ("actionformr", "official", "system 'actionformr' is not known; accepted are actionformer, i3d, tsn"),
+        ("actionformr", "official", "system 'actionformr' is not known; accepted are actionformer, .*i3d, .*tsn"),
         ("actionformer", "mmaction", "actionformer has no layout 'mmaction'; accepted are official, opentad"),
     ],
 )

@@ -1,4 +1,4 @@
-"""How much memory does a long video cost the detector? Full-size ActionFormer over the features of up to two hours.
+"""How much memory does a long video cost a detector? Full-size ones over the features of up to two hours.
 
     python -m tests.soak.detector_memory        54 000 snippets: two hours at 30 frames per second, one every 4 frames
 
@@ -14,13 +14,14 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 from exporters import networks
 from exporters.export import EXPORTERS, SUFFIXES, Format
 from exporters.exportable import from_detector
 from models import bundle as bundles
-from models.detectors import actionformer, actionformer_config, actionformer_rules
+from models.catalog import DETECTORS
 from tests.support import bundles as tiny
 from tests.support import graphs
 
@@ -60,6 +61,7 @@ print(json.dumps({"loaded": loaded_bytes, "peak": peak_bytes(), "seconds": secon
 
 @dataclass(frozen=True)
 class Run:
+    detector: str
     form: Format
     snippets: int
     loaded_bytes: int
@@ -68,18 +70,19 @@ class Run:
     segments: int
 
 
-def make_bundle(folder: Path, form: Format) -> bundles.Bundle:
-    config = actionformer_config.thumos()
-    network = networks.scatter(actionformer.ActionFormer(config), seed=0).eval()
+def make_bundle(folder: Path, name: str, form: Format) -> bundles.Bundle:
+    entry = DETECTORS[name]
+    config = entry.presets["thumos"]()
+    network = networks.scatter(entry.network(config), seed=0).eval()
     detector = f"detector{SUFFIXES[form]}"
     manifest = tiny.manifest(
         labels=[f"action {number}" for number in range(config.num_classes)],
         streams=[tiny.stream(outputs={"features": "features"}, clip_frames=16)],
         grid={"fps": "native", "stride_frames": 4, "offset_frames": 8, "tail": "drop"},
         output_kind="candidates",
-        windowing=actionformer_rules.windowing(config.lengths),
+        windowing=entry.windowing(config.lengths),
         detector={"graph": detector, "groups": "groups"},
-        postprocessing=actionformer_rules.thumos(),
+        postprocessing=entry.rules["thumos"](),
     )
     files = {
         "features.rgb.onnx": graphs.brightness_features(channels=2048),
@@ -88,17 +91,20 @@ def make_bundle(folder: Path, form: Format) -> bundles.Bundle:
     return bundles.write(folder, manifest, files)
 
 
-def measure(bundle: bundles.Bundle, form: Format, snippets: int) -> Run:
+def measure(bundle: bundles.Bundle, name: str, form: Format, snippets: int) -> Run:
     command = [sys.executable, "-c", CHILD, str(bundle.folder), bundle.sha256, str(snippets)]
     told = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    return Run(form, snippets, told["loaded"], told["peak"], told["seconds"], told["segments"])
+    return Run(name, form, snippets, told["loaded"], told["peak"], told["seconds"], told["segments"])
 
 
 def table(runs: list[Run]) -> str:
-    head = ["| format | snippets | model loaded | peak RSS | wall time | segments |", "|---|---:|---:|---:|---:|---:|"]
+    head = [
+        "| detector | format | snippets | model loaded | peak RSS | wall time | segments |",
+        "|---|---|---:|---:|---:|---:|---:|",
+    ]
     rows = [
-        f"| {run.form} | {run.snippets} | {run.loaded_bytes / MIB:.0f} MiB | {run.peak_bytes / MIB:.0f} MiB "
-        f"| {run.seconds:.0f} s | {run.segments} |"
+        f"| {run.detector} | {run.form} | {run.snippets} | {run.loaded_bytes / MIB:.0f} MiB "
+        f"| {run.peak_bytes / MIB:.0f} MiB | {run.seconds:.0f} s | {run.segments} |"
         for run in runs
     ]
     return "\n".join([*head, *rows])
@@ -107,18 +113,19 @@ def table(runs: list[Run]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--snippets", type=int, default=TWO_HOURS_SNIPPETS)
+    parser.add_argument("--detectors", nargs="*", default=["actionformer", "amnet"], choices=DETECTORS)
     parser.add_argument("--output", type=Path, help="write the table to this file, too")
     chosen = parser.parse_args()
     runs = []
     with tempfile.TemporaryDirectory() as folder:
         forms: tuple[Format, ...] = ("onnx", "torchscript")
-        for form in forms:
-            bundle = make_bundle(Path(folder) / form, form)
-            runs += [measure(bundle, form, count) for count in (chosen.snippets // 10, chosen.snippets)]
+        for name, form in product(chosen.detectors, forms):
+            bundle = make_bundle(Path(folder) / f"{name}-{form}", name, form)
+            runs += [measure(bundle, name, form, count) for count in (chosen.snippets // 10, chosen.snippets)]
     found = table(runs)
     print(found)
     if chosen.output:
-        about = "Full-size ActionFormer (512 channels, 6 levels, 2048 feature channels, random weights), one process:"
+        about = "Full-size detectors (preset `thumos`, 2048 feature channels, random weights), one process each:"
         chosen.output.write_text(f"# Memory of the detector\n\n{about}\n\n{found}\n")
     sys.exit(max(run.peak_bytes for run in runs) > LIMIT_BYTES)
 

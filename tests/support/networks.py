@@ -11,7 +11,20 @@ from torch import nn
 from models.backbones import i3d, tsn
 from models.backbones.backbone import Backbone
 from models.catalog import BACKBONES, DETECTORS
-from models.detectors import actionformer_config, actionformer_loss
+from models.detectors import (
+    actionformer_config,
+    actionformer_loss,
+    afsd_config,
+    afsd_loss,
+    amnet_config,
+    amnet_loss,
+    asl_config,
+    asl_loss,
+    react_config,
+    react_loss,
+    tadtr_config,
+    tadtr_loss,
+)
 from models.detectors.detector import Detector, Targets
 
 SMALL_BACKBONES: dict[str, dict[str, Any]] = {
@@ -27,7 +40,89 @@ SMALL_BACKBONES: dict[str, dict[str, Any]] = {
 LOCAL = actionformer_config.ActionFormerConfig(
     (6,), 3, channels=8, neck_channels=8, head_channels=8, heads=2, windows=(5, 5), train_length=64
 )
+AFSD = afsd_config.AfsdConfig((6,), 3, channels=16, groups=2, levels=3, length=16)
+AMNET = amnet_config.AmnetConfig(
+    (6,),
+    3,
+    channels=8,
+    neck_channels=8,
+    head_channels=8,
+    heads=2,
+    windows=(5, 5, 5),
+    train_length=64,
+    group_layers=1,
+    group_heads=2,
+)
+ASL = asl_config.AslConfig(
+    (6,), 3, channels=8, neck_channels=8, head_channels=8, heads=2, windows=(5, 5), train_length=64
+)
+TADTR = tadtr_config.TadTRConfig(
+    (6,),
+    3,
+    channels=8,
+    heads=2,
+    encoder_layers=1,
+    decoder_layers=2,
+    decoder_points=3,
+    feedforward_channels=12,
+    queries=5,
+    length=16,
+    bins=4,
+    norm_groups=2,
+)
+REACT = react_config.ReActConfig(
+    (6,),
+    3,
+    channels=8,
+    heads=2,
+    feed_forward=12,
+    encoder_layers=1,
+    decoder_layers=3,
+    queries=6,
+    train_length=16,
+    similarity_above=-0.5,
+)
 SMALL_DETECTORS: dict[str, dict[str, Any]] = {
+    "react": {
+        "windows": REACT,
+        "resized, one class": replace(REACT, resized=True, num_classes=1, overlap_up_to=0.9),
+        "padded positions": replace(REACT, padded_positions=True, encoder_points=2),
+        "without relations": replace(REACT, relational=False, encoder_layers=0),
+    },
+    "tadtr": {
+        "windows": TADTR,
+        "resized, masked, one class": replace(TADTR, resized=True, padding="masked", num_classes=1),
+        "without its parts": replace(
+            TADTR, refine=False, actionness=False, query_attention=False, positions=False, activation="gelu"
+        ),
+    },
+    "asl": {
+        "local": ASL,
+        "resized, one class": replace(ASL, num_classes=1, train_length=16, resized=True, position_encoding=True),
+        "released": replace(ASL, channel_attention="released", stem_blocks=1),
+    },
+    "afsd": {
+        "two levels from the stem": AFSD,
+        "late fusion": replace(AFSD, input_channels=(4, 2), fusion="late"),
+        "resized, one class, between steps": replace(
+            AFSD,
+            num_classes=1,
+            stem_levels=1,
+            resized=True,
+            frames_per_step=8,
+            distance_units_frames=(4.0, 8.0, 16.0),
+            boundaries="continuous",
+        ),
+    },
+    "amnet": {
+        "temporal": replace(AMNET, group_layers=2),
+        "channel, own sigmoids": replace(AMNET, groups="channel", mask_form="independent", refinement="scaled"),
+        "pyramid": replace(AMNET, groups="pyramid", refinement="scaled", stem_blocks=1),
+        "mask off, fixed length": replace(
+            AMNET, mask="off", num_classes=1, windows=(5, 5, 0), train_length=16, position_encoding=True
+        ),
+        "groups off": replace(AMNET, groups="off", neck="pyramid", neck_channels=4),
+    },
     "actionformer": {
         "local": LOCAL,
         "fixed length": replace(LOCAL, num_classes=1, windows=(5, 0), train_length=16, position_encoding=True),
@@ -40,9 +135,16 @@ SMALL_DETECTORS: dict[str, dict[str, Any]] = {
             position_encoding=True,
             train_length=16,
         ),
-    }
+    },
 }
-LOSSES: dict[str, Any] = {"actionformer": actionformer_loss.ActionFormerLossConfig(actionformer_loss.ranges_of(2))}
+LOSSES: dict[str, Any] = {
+    "react": react_loss.ReActLossConfig(),
+    "tadtr": tadtr_loss.TadTRLossConfig(),
+    "asl": asl_loss.AslLossConfig(asl_loss.ranges_of(2)),
+    "actionformer": actionformer_loss.ActionFormerLossConfig(actionformer_loss.ranges_of(2)),
+    "afsd": afsd_loss.AfsdLossConfig(),
+    "amnet": amnet_loss.AmnetLossConfig(((0.0, 4.0), (4.0, 1e4), (4.0, 1e4)), center_radius=None),
+}
 
 
 def backbone(name: str, variant: str) -> Backbone:

@@ -146,6 +146,16 @@ def test_an_epoch_sees_every_video_once(folder: Path) -> None:
         ]
 
 
+def test_an_epoch_sees_every_video_as_often_as_asked(folder: Path) -> None:
+    job = prepared(folder, crop=None, windows_per_video=3, batch_size=4).job
+    assert job.steps_per_epoch == 3
+    rows = torch.cat([job.batch(step).features for step in range(3)])
+    known = [torch.from_numpy(footage.values(video).T) for video in range(4)]
+    assert [sum(torch.equal(video, row) for row in rows) for video in known] == [3, 3, 3, 3]
+    cropped = prepared(folder, crop=(0.5, 0.9), windows_per_video=8, batch_size=32).job.batch(0)
+    assert len({(int(mask.sum()), float(row[0, 0])) for row, mask in zip(*cropped[:2], strict=True)}) > 8
+
+
 def test_it_learns_four_videos_by_heart(folder: Path, tmp_path: Path) -> None:
     made = prepared(folder, epochs=24, warmup_epochs=2, learning_rate=3e-3, validate_every_epochs=0)
     config = plans.parse(footage.plan(epochs=24, warmup_epochs=2, learning_rate=3e-3, validate_every_epochs=0)).training

@@ -17,7 +17,7 @@ from models.catalog import DETECTORS
 from models.detectors.detector import Losses
 from service.errors import InvalidOptions
 from tests.support.networks import SMALL_DETECTORS
-from training import checkpoints, loop
+from training import checkpoints, descent, loop
 from training.loop import LoopConfig, Step, fit
 
 
@@ -243,7 +243,7 @@ def test_settings_that_make_no_sense_are_refused(changes: dict[str, Any]) -> Non
 @pytest.mark.parametrize(("system", "variant"), [(s, v) for s, known in SMALL_DETECTORS.items() for v in known])
 def test_only_kernels_decay(system: str, variant: str) -> None:
     network = DETECTORS[system].network(SMALL_DETECTORS[system][variant])
-    decaying, others = loop.parameter_groups(network, 0.05)
+    decaying, others = descent.parameter_groups(network, 0.05)
     assert (decaying["weight_decay"], others["weight_decay"]) == (0.05, 0.0)
     decays = {id(weight) for weight in decaying["params"]}
     told = {name for name, weight in network.named_parameters() if id(weight) in decays}
@@ -267,7 +267,7 @@ def test_what_a_loss_learns_is_trained_and_stays_out_of_the_weights(tmp_path: Pa
 
 def test_attention_of_torch_decays_its_one_matrix() -> None:
     network = nn.MultiheadAttention(4, 2)
-    decaying, others = loop.parameter_groups(network, 0.1)
+    decaying, others = descent.parameter_groups(network, 0.1)
     assert {weight.dim() for weight in decaying["params"]} == {2}
     assert {weight.dim() for weight in others["params"]} == {1}
 
@@ -279,7 +279,7 @@ def test_the_average_keeps_its_share_of_the_past() -> None:
         network.running_mean.fill_(10.0)  # type: ignore[union-attr, operator]
         network.num_batches_tracked.fill_(7)  # type: ignore[union-attr, operator]
     for _ in range(3):
-        loop.move_average(average, network, 0.9)
+        descent.move_average(average, network, 0.9)
     torch.testing.assert_close(average.weight, torch.full((2,), 2 - 0.9**3))
     torch.testing.assert_close(average.running_mean, torch.full((2,), 10 * (1 - 0.9**3)))
     assert average.num_batches_tracked == 7
@@ -310,3 +310,36 @@ def test_gradients_are_clipped_to_the_norm_that_was_asked_for(tmp_path: Path) ->
     job = Watched()
     fit(job, CONFIG.model_copy(update={"clip_norm": 0.5}), tmp_path, on_step=follow)
     assert max(seen) == pytest.approx(0.5, rel=1e-3)
+
+
+def test_slow_parameters_learn_at_their_share_of_the_rate() -> None:
+    network = nn.ModuleDict({"reference_points": nn.Linear(2, 1), "other": nn.Linear(2, 1)})
+    config = LoopConfig(epochs=1, learning_rate=0.1, slow_parameters=("reference_points",), slow_factor=0.2)
+    groups = descent.slowed(
+        descent.parameter_groups(network, 0.05), network, config.slow_parameters, config.slow_factor
+    )
+    found = {
+        name: (group["slowed_to"], group["weight_decay"])
+        for name, weight in network.named_parameters()
+        for group in groups
+        if any(weight is member for member in group["params"])
+    }
+    assert found == {
+        "reference_points.weight": (0.2, 0.05),
+        "reference_points.bias": (0.2, 0.0),
+        "other.weight": (1.0, 0.05),
+        "other.bias": (1.0, 0.0),
+    }
+    before, fast, slow = (weights_after(slow_parameters) for slow_parameters in (None, (), ("weight", "bias")))
+    for name, value in before.items():
+        torch.testing.assert_close(slow[name] - value, 0.1 * (fast[name] - value), rtol=1e-3, atol=2e-7)
+
+
+def weights_after(slow_parameters: tuple[str, ...] | None) -> dict[str, Tensor]:
+    """After one step, or at the start; AdamW's first step without decay is the rate, up to its sign."""
+    job = LineJob()
+    if slow_parameters is not None:
+        config = LoopConfig(epochs=1, learning_rate=1e-3, ema=None, weight_decay=0, slow_parameters=slow_parameters)
+        state = loop._start(job, config, torch.device("cpu"))
+        loop._take_step(state, job, config, job.batch(0), job.steps_per_epoch)
+    return {name: weight.detach().clone() for name, weight in job.network.named_parameters()}

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from models.catalog import DETECTORS
 from service.errors import InvalidOptions
@@ -41,6 +42,18 @@ def test_published_settings_are_those_of_the_papers() -> None:
     assert (thumos.weight_decay, thumos.ema, thumos.clip_norm, thumos.trunc_thresh) == (0.05, 0.999, 1.0, 0.5)
     activitynet = plans.parse({"preset": "actionformer/activitynet", **OWN}).training
     assert (activitynet.learning_rate, activitynet.epochs, activitynet.batch_size) == (1e-3, 10, 16)
+
+
+def test_settings_of_tadtr_are_those_of_its_authors() -> None:
+    thumos = plans.parse({"preset": "tadtr/thumos14", **OWN}).training
+    assert (thumos.learning_rate, thumos.epochs, thumos.warmup_epochs, thumos.batch_size) == (2e-4, 16, 0, 16)
+    assert (thumos.schedule, thumos.milestones, thumos.gamma) == ("steps", (14,), 0.1)
+    assert (thumos.weight_decay, thumos.ema, thumos.clip_norm, thumos.trunc_thresh) == (1e-4, None, 0.1, 0.75)
+    assert (thumos.slow_parameters, thumos.slow_factor) == (("reference_points", "sampling_offsets"), 0.1)
+    entry = DETECTORS["tadtr"]
+    with torch.device("meta"):
+        names = [name for name, _ in entry.network(entry.presets["thumos"]()).named_parameters()]
+    assert all(any(part in name for name in names) for part in thumos.slow_parameters)
 
 
 def test_what_a_plan_says_itself_goes_before_its_preset() -> None:

@@ -66,7 +66,7 @@ def test_every_block_equals_the_published_network(name: str) -> None:
     features, mask = padded(known.inputs["eval/0/feats"], length)
     found = {}
     with torch.inference_mode():
-        masks = network._masks(features, mask)
+        masks = network.level_masks(features, mask)
         x = found["embed(+pe)"] = network.embedding(features, masks[0])
         for index, block in enumerate(network.stem):
             x = found[f"stem.{index}"] = block(x, masks[0])

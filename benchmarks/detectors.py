@@ -1,0 +1,168 @@
+"""Marionette's features in; every run of `studies.py` trained, recorded when it is done, and printed beside its paper.
+
+    make train-all                                        # everything that is not on record yet
+    python -m benchmarks.detectors --folder F --only asl  # the runs whose names begin so
+
+A run is recorded in `results/detectors.jsonl`, a line each, as soon as it is judged; what is on record with the same
+settings is not trained again, and a run that was stopped goes on from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import multiprocessing
+import os
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.studies import STUDIES, Row, Study
+from training import plan as plans
+from training import run as runs
+from training import run_folder
+from training.plan import Plan
+
+RESULTS = Path(__file__).parent / "results"
+RECORD, TABLES = RESULTS / "detectors.jsonl", RESULTS / "detectors.md"
+TIOUS = ("0.3", "0.4", "0.5", "0.6", "0.7")
+DATASET = {"format": "json", "path": "annotations.json", "train": "training", "validation": "validation"}
+
+
+@dataclass(frozen=True)
+class Task:
+    """One run with one seed."""
+
+    row: Row
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.row.run}-seed{self.seed}"
+
+    @property
+    def plan(self) -> Plan:
+        document = {
+            "preset": f"{self.row.network}/marionette",
+            "name": self.row.run,
+            "dataset": {**DATASET, "test": "testing"},
+            "features": {"folder": "features"},
+            **self.row.changes,
+        }
+        return plans.parse(document, {"seed": self.seed}, self.name)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--folder", type=Path, default=Path("build/marionette"))
+    parser.add_argument("--only", nargs="*", default=[""], help="beginnings of the names of runs")
+    parser.add_argument("--jobs", type=int, default=2, help="runs side by side; they share the cores")
+    asked = parser.parse_args()
+    known = _recorded()
+    missing = [
+        task
+        for task in tasks(STUDIES)
+        if task.name.startswith(tuple(asked.only)) and not _is_current(known.get(task.name), task)
+    ]
+    if missing and not (asked.folder / "features").is_dir():
+        raise SystemExit(f"{asked.folder / 'features'} is not there: make train-all makes it")
+    threads = max(1, (os.cpu_count() or 1) // asked.jobs)
+    work = partial(train, folder=asked.folder.resolve(), threads=threads)
+    with ProcessPoolExecutor(asked.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for done in as_completed([pool.submit(work, task) for task in missing]):
+            record = done.result()
+            known[record["run"]] = record
+            RECORD.write_text("".join(json.dumps(known[name]) + "\n" for name in sorted(known)), encoding="utf-8")
+            print(f"{record['run']}: {100 * record['average']:.2f} in {record['seconds']:.0f} s", flush=True)
+    text = "\n\n".join(["# Detectors on Marionette", *(table(study, known) for study in STUDIES)]) + "\n"
+    TABLES.write_text(text, encoding="utf-8")
+
+
+def tasks(studies: Sequence[Study]) -> list[Task]:
+    """Every run once, whatever number of studies shows it; the first seeds of all come first."""
+    found: dict[str, Task] = {}
+    for study in studies:
+        for row in study.rows:
+            for seed in row.seeds:
+                task = Task(row, seed)
+                found.setdefault(task.name, task)
+    return sorted(found.values(), key=lambda task: task.seed)
+
+
+def train(task: Task, folder: Path, threads: int) -> dict[str, Any]:
+    """Goes on in the run's folder, unless that holds a run of other settings."""
+    torch.set_num_threads(threads)
+    target, wanted = folder / "runs" / task.name, task.plan
+    began = target / run_folder.PLAN
+    fresh = began.exists() and not _agrees(
+        json.loads(began.read_text(encoding="utf-8")), wanted.model_dump(mode="json")
+    )
+    document = runs.run(wanted, folder, target, fresh=fresh).document
+    kept = ("average", "mAP", "steps", "seconds", "device", "torch", "plan")
+    return {"run": task.name, "threads": threads, **{key: document[key] for key in kept}}
+
+
+def table(study: Study, known: Mapping[str, Mapping[str, Any]]) -> str:
+    """Rows without a recorded run are left out; differences are to the first row."""
+    published = any(row.published is not None for row in study.rows)
+    columns = ["", *(f"mAP@{tiou}" for tiou in TIOUS), "average", "spread", "seeds", "training, s"]
+    columns += ["published", "published difference", "our difference"] if published else []
+    lines = [f"| {' | '.join(columns)} |", f"|---|{'---:|' * (len(columns) - 1)}"]
+    first: float | None = None
+    for row in study.rows:
+        found = [known[task.name] for task in (Task(row, seed) for seed in row.seeds) if task.name in known]
+        if not found:
+            continue
+        average = statistics.mean(100 * record["average"] for record in found)
+        first = average if first is None else first
+        cells = [row.name, *_figures(found)]
+        if published:
+            cells += list(_differences(row, study.rows[0], average - first))
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([f"## {study.title}", "", study.about, "", *lines])
+
+
+def _figures(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    averages = [100 * record["average"] for record in found]
+    for tiou in TIOUS:
+        yield f"{100 * statistics.mean(record['mAP'][tiou] for record in found):.2f}"
+    yield f"{statistics.mean(averages):.2f}"
+    yield f"{statistics.stdev(averages):.2f}" if len(averages) > 1 else ""
+    yield str(len(found))
+    yield f"{statistics.mean(record['seconds'] for record in found):.0f}"
+
+
+def _differences(row: Row, first: Row, ours: float) -> Iterator[str]:
+    theirs = math.nan if row.published is None or first.published is None else row.published - first.published
+    yield "" if row.published is None else f"{row.published:g}"
+    yield "" if row is first or math.isnan(theirs) else f"{theirs:+.2f}"
+    yield "" if row is first else f"{ours:+.2f}"
+
+
+def _recorded() -> dict[str, dict[str, Any]]:
+    if not RECORD.exists():
+        return {}
+    found = (json.loads(line) for line in RECORD.read_text(encoding="utf-8").splitlines())
+    return {record["run"]: record for record in found}
+
+
+def _is_current(record: Mapping[str, Any] | None, task: Task) -> bool:
+    """Whether the record is of these settings; one that came to be later does not count, if it was not on record."""
+    return record is not None and _agrees(record["plan"], task.plan.model_dump(mode="json"))
+
+
+def _agrees(recorded: Any, wanted: Any) -> bool:
+    if isinstance(recorded, Mapping) and isinstance(wanted, Mapping):
+        return all(key in wanted and _agrees(value, wanted[key]) for key, value in recorded.items())
+    return bool(recorded == wanted)
+
+
+if __name__ == "__main__":
+    main()

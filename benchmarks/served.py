@@ -1,0 +1,113 @@
+"""Trained runs in; a bundle of each, one service that holds them all, and what each answers on the same clip out.
+
+    python -m benchmarks.served --folder build/marionette
+
+Bundles take their features from the bundle that ships, whose features the detectors were trained on. The clip goes
+through `POST /v1/detections` as a user's would.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.detectors import RESULTS, Task
+from benchmarks.studies import DETECTORS, Row
+from exporters.export import export
+from exporters.recipe import Recipe
+from models.bundle import Bundle
+from models.geometry import tiou
+from service.client import Ask, Client
+from service.commands.local_service import local_service
+from service.localization import DetectOptions, Localization
+
+SHIPPED = Path(__file__).parents[1] / "models" / "bundles" / "marionette"
+CLIP = "marionette_test_0000"
+LEAST_SCORE, FOUND_TIOU = 0.3, 0.5
+HEAD = ("detector", "parity", "segments", "annotated actions found", "seconds", "best segment")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--folder", type=Path, default=Path("build/marionette"))
+    folder: Path = parser.parse_args().folder.resolve()
+    home = folder / "served"
+    shutil.rmtree(home, ignore_errors=True)
+    made = {row: made_bundle(row, folder, home / "models" / row.run) for row in DETECTORS.rows if has_run(row, folder)}
+    entry = json.loads((folder / "annotations.json").read_text(encoding="utf-8"))["database"][CLIP]
+    os.environ["TAL_HOME"] = str(home)
+    with local_service({}) as url, Client(url) as client:
+        lines = [line(row, bundle, client, folder / "videos" / entry["file"], entry) for row, bundle in made.items()]
+    about = (
+        f"One service, one bundle per detector, one clip ({CLIP}: {entry['duration']:.1f} s, "
+        f"{len(entry['annotations'])} annotated actions), `POST /v1/detections`. Segments that score at least "
+        f"{LEAST_SCORE}; an action is found by a segment of its label with tIoU {FOUND_TIOU} or more. Parity: the "
+        "largest difference of graph and network, in units of the output's largest value."
+    )
+    head = [f"| {' | '.join(HEAD)} |", "|---|---:|---:|---:|---:|---|"]
+    text = "\n".join(["# Every detector, served", "", about, "", *head, *lines])
+    print(text)
+    (RESULTS / "served.md").write_text(text + "\n", encoding="utf-8")
+
+
+def has_run(row: Row, folder: Path) -> bool:
+    return (folder / "runs" / Task(row, 0).name / "result.json").exists()
+
+
+def made_bundle(row: Row, folder: Path, target: Path) -> Bundle:
+    task = Task(row, 0)
+    run, wanted = folder / "runs" / task.name, task.plan
+    recipe = {
+        "name": row.run,
+        "licence": "Apache-2.0",
+        "provenance": f"{row.name}, trained by this project on videos that it rendered itself",
+        "labels": json.loads((run / "labels.json").read_text(encoding="utf-8")),
+        "features_of": str(SHIPPED),
+        "detector": {
+            "network": wanted.detector.network,
+            "preset": wanted.detector.preset,
+            "options": wanted.detector.options,
+            "weights": str(run / "weights.safetensors"),
+        },
+        "metrics": str(run / "result.json"),
+    }
+    return export(Recipe.model_validate_json(json.dumps(recipe)), target, origin=run, say=print)
+
+
+def line(row: Row, bundle: Bundle, client: Client, clip: Path, entry: Mapping[str, Any]) -> str:
+    began = time.monotonic()
+    found = client.detect(clip, Ask(model=row.run, options=DetectOptions(min_score=LEAST_SCORE)))
+    seconds = time.monotonic() - began
+    best = max(found.segments, key=lambda segment: segment.score, default=None)
+    gaps = [gap for name, gap in bundle.manifest.parity.items() if not name.startswith("segments")]
+    cells = [
+        row.name,
+        f"{max(gaps):.1g}",
+        str(len(found.segments)),
+        f"{hits(found, entry['annotations'])} of {len(entry['annotations'])}",
+        f"{seconds:.1f}",
+        "" if best is None else f"{best.label}, {best.start_s:.2f}–{best.end_s:.2f} s, {best.score:.2f}",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def hits(found: Localization, annotated: Sequence[Mapping[str, Any]]) -> int:
+    """Annotated actions that some segment of their label overlaps enough."""
+    overlaps = (
+        tiou([action["segment"]], [[s.start_s, s.end_s] for s in found.segments if s.label == action["label"]])
+        for action in annotated
+        if any(segment.label == action["label"] for segment in found.segments)
+    )
+    return sum(bool(np.max(overlap) >= FOUND_TIOU) for overlap in overlaps)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""What is compared on Marionette: every run is one that can be trained, and the tables say what the records say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from benchmarks import detectors
+from benchmarks.detectors import Task
+from benchmarks.studies import STUDIES, Row, Study
+from training.detector_job import subject_of
+
+TASKS = detectors.tasks(STUDIES)
+
+
+@pytest.mark.parametrize("task", [task for task in TASKS if task.seed == 0], ids=lambda task: task.name)
+def test_every_run_of_every_study_can_be_built(task: Task) -> None:
+    subject = subject_of(task.plan, tuple(f"action {number}" for number in range(12)), 256)
+    assert subject.network.config.num_classes == 12
+
+
+def test_a_run_is_trained_once_whatever_shows_it() -> None:
+    plans: dict[str, Any] = {}
+    for study in STUDIES:
+        for row in study.rows:
+            plan = Task(row, 0).plan
+            assert plans.setdefault(row.run, plan) == plan, f"{row.run} has two meanings"
+    assert len({task.name for task in TASKS}) == len(TASKS)
+    assert [task.seed for task in TASKS] == sorted(task.seed for task in TASKS)
+
+
+def record(run: str, average: float, seconds: float = 60.0) -> dict[str, Any]:
+    return {"run": run, "average": average, "mAP": dict.fromkeys(detectors.TIOUS, average), "seconds": seconds}
+
+
+STUDY = Study(
+    "parts",
+    "Parts",
+    "What each adds.",
+    (
+        Row("plain", "asl", "plain", published=60.0),
+        Row("better", "asl", "better", seeds=(0, 1, 2), published=61.5),
+        Row("missing", "asl", "missing", published=62.0),
+    ),
+)
+
+
+def test_a_table_shows_means_spreads_and_both_differences() -> None:
+    known = [record("plain-seed0", 0.5), *(record(f"better-seed{seed}", 0.5 + 0.01 * seed) for seed in range(3))]
+    lines = detectors.table(STUDY, {one["run"]: one for one in known}).splitlines()
+    assert lines[:3] == ["## Parts", "", "What each adds."]
+    plain, better = (line.split(" | ") for line in lines[-2:])
+    assert plain[0] == "| plain"
+    assert plain[6:] == ["50.00", "", "1", "60", "60", "", " |"]
+    assert better[6:] == ["51.00", "1.00", "3", "60", "61.5", "+1.50", "+1.00 |"]
+
+
+def test_a_study_without_published_figures_shows_none() -> None:
+    study = Study("x", "X", "", (Row("plain", "asl", "plain"),))
+    assert "published" not in detectors.table(study, {"plain-seed0": record("plain-seed0", 0.5)})
+
+
+def test_a_record_counts_as_long_as_no_setting_of_it_changed() -> None:
+    recorded = {"training": {"epochs": 3, "betas": [0.9, 0.999]}, "name": "x"}
+    assert detectors._agrees(recorded, {**recorded, "later": 1})
+    assert not detectors._agrees(recorded, {"training": {"epochs": 4, "betas": [0.9, 0.999]}, "name": "x"})
+    assert not detectors._agrees(recorded, {"name": "x"})
