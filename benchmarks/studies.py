@@ -40,7 +40,7 @@ def _detector(network: str, name: str) -> Row:
     return Row(name, network, network, seeds=EVERY_SEED)
 
 
-def _asl(name: str, run: str, published: float, seeds: tuple[int, ...] = ONE_SEED, **loss: bool) -> Row:
+def _asl(name: str, run: str, published: float | None, seeds: tuple[int, ...] = ONE_SEED, **loss: bool) -> Row:
     return Row(name, "asl", run, {"loss": {"options": loss}} if loss else {}, seeds, published)
 
 
@@ -91,6 +91,7 @@ ASL_SENSITIVITY = Study(
         _asl("+Class", "asl-class", 67.12, EVERY_SEED, instance_sensitivity=False, contrastive=False),
         _asl("+ASL", "asl-both", 67.74, EVERY_SEED, contrastive=False),
         _asl("+ASCL", "asl", 67.88, EVERY_SEED),
+        _asl("+ASCL, weights train the evaluator, too", "asl-undetached", None, detach_quality=False),
     ),
 )
 
@@ -124,7 +125,7 @@ AMNET_MASK = Study(
     (
         _amnet("AMNet", "amnet", None, EVERY_SEED),
         _amnet("mask off", "amnet-no-mask", None, mask="off"),
-        _amnet("groups off", "amnet-no-groups", None, groups="off"),
+        _amnet("groups off", "amnet-no-groups", None, EVERY_SEED, groups="off"),
     ),
 )
 

@@ -222,13 +222,16 @@ class ReAct(Detector):
         return torch.stack([classify(state) for classify, state in zip(self.classify, states, strict=True)])
 
     def _start_from_priors(self) -> None:
-        """At first every class is as rare as actions are, and segments are short."""
+        """At first every class is as rare as actions are, segments are short, and no layer moves them."""
         prior = self.config.prior_probability
         for classify in self.classify:
             nn.init.constant_(cast("nn.Linear", classify).bias, math.log(prior / (1 - prior)))
-        first = cast("Mlp", self.move[0])
+        answers = [cast("nn.Linear", cast("Mlp", move).layers[-1]) for move in self.move]
+        for answer in answers:
+            nn.init.zeros_(answer.weight)
+            nn.init.zeros_(answer.bias)
         with torch.no_grad():
-            cast("nn.Linear", first.layers[-1]).bias[1] = FIRST_WIDTH
+            answers[0].bias[1] = FIRST_WIDTH
 
 
 def _moved(reference: Tensor, by: Tensor) -> Tensor:
