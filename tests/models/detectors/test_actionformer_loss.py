@@ -17,6 +17,7 @@ from models.detectors.actionformer_loss import ActionFormerLoss, ActionFormerLos
 from models.detectors.detector import Targets
 from tests.support import golden
 from tests.support.golden import GoldenSet
+from tests.support.learning import assert_finds, learn
 
 SETS = ["local", "anet", "multi"]
 LOSSES = {"rtol": 1e-5, "atol": 0}
@@ -190,21 +191,8 @@ def test_presets_have_a_range_for_every_level() -> None:
 def test_training_lowers_the_loss_until_the_actions_are_found() -> None:
     torch.manual_seed(0)
     config = replace(TINY, input_channels=(2,), num_classes=2, channels=16, neck_channels=16, head_channels=16)
-    network, length = ActionFormer(config), 32
-    loss = ActionFormerLoss(ActionFormerLossConfig(actionformer_loss.ranges_of(2), initial_positives=4.0), config)
-    optimiser = torch.optim.AdamW(network.parameters(), lr=5e-3)
-    spans, labels = torch.tensor([[4.0, 9.0], [18.0, 25.0]]), torch.tensor([0, 1])
-    features = torch.zeros(1, 2, length)
-    features[0, 0, 4:9], features[0, 1, 18:25] = 1, 1
-    mask = torch.ones(1, length, dtype=torch.bool)
-    for _ in range(150):
-        optimiser.zero_grad()
-        loss(network(features, mask), [Targets(spans, labels)]).total.backward()
-        optimiser.step()
-    network.eval()
-    with torch.inference_mode():
-        found = network.decode(network(features, mask))
-    for span, label in zip(spans, labels, strict=True):
-        best = found.scores[0, :, label].argmax()
-        assert found.scores[0, best, label] > 0.5
-        torch.testing.assert_close(found.spans[0, best], span, atol=0.75, rtol=0)
+    network = ActionFormer(config)
+    learn(
+        network, ActionFormerLoss(ActionFormerLossConfig(actionformer_loss.ranges_of(2), initial_positives=4.0), config)
+    )
+    assert_finds(network, score=0.5, within_steps=0.75)

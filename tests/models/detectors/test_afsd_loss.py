@@ -18,6 +18,7 @@ from models.detectors.afsd_loss import AfsdLoss, AfsdLossConfig, boundary_frames
 from models.detectors.detector import Targets
 from tests.support import golden, networks
 from tests.support.golden import GoldenSet
+from tests.support.learning import AROUND_STEPS, assert_finds, learn
 
 LOSSES = {"rtol": 1e-5, "atol": 0}
 SMALL = AfsdConfig((6,), 3, channels=16, groups=2, levels=3, length=16)
@@ -236,20 +237,6 @@ def test_presets_have_a_range_for_every_level() -> None:
 def test_training_lowers_the_loss_until_the_actions_are_found() -> None:
     torch.manual_seed(0)
     config = AfsdConfig((2,), 2, channels=16, groups=4, levels=3, length=32, distance_units_frames=(4.0, 8.0, 16.0))
-    network, loss = Afsd(config).train(), AfsdLoss(AfsdLossConfig(location_weight=1.0, relaxed=True), config)
-    optimiser = torch.optim.AdamW(network.parameters(), lr=1e-2)
-    spans, labels = torch.tensor([[3.5, 8.5], [17.5, 25.5]]), torch.tensor([0, 1])
-    features = torch.zeros(1, 2, 32)
-    features[0, 0, 4:9], features[0, 1, 18:26] = 1, 1
-    mask = torch.ones(1, 32, dtype=torch.bool)
-    for _ in range(40):
-        optimiser.zero_grad()
-        loss(network(features, mask), [Targets(spans, labels)]).total.backward()
-        optimiser.step()
-    network.eval()
-    with torch.inference_mode():
-        found = network.decode(network(features, mask))
-    for span, label in zip(spans, labels, strict=True):
-        best = found.scores[0, :, label].argmax()
-        assert found.scores[0, best, label] > 0.5
-        torch.testing.assert_close(found.spans[0, best], span, atol=0.75, rtol=0)
+    network, loss = Afsd(config), AfsdLoss(AfsdLossConfig(location_weight=1.0, relaxed=True), config)
+    learn(network, loss, AROUND_STEPS, steps=40, rate=1e-2)
+    assert_finds(network, AROUND_STEPS, score=0.5, within_steps=0.75)

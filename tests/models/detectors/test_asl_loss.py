@@ -17,6 +17,7 @@ from models.detectors.asl import Asl, AslOutputs
 from models.detectors.asl_loss import AslLoss, AslLossConfig, Evaluator, Gaussians
 from models.detectors.detector import Targets
 from tests.support import golden, networks
+from tests.support.learning import assert_finds, learn
 
 OFF = AslLossConfig(ranges_of(2), class_sensitivity=False, instance_sensitivity=False, contrastive=False)
 # The rows of the paper's ablation.
@@ -447,26 +448,10 @@ def test_an_action_between_two_steps_or_beside_the_video_breaks_nothing() -> Non
 def test_training_lowers_every_part_of_the_loss_until_the_actions_are_found() -> None:
     torch.manual_seed(0)
     config = replace(networks.ASL, input_channels=(2,), num_classes=2, channels=16, neck_channels=16, head_channels=16)
-    network, loss, length = Asl(config), AslLoss(replace(OFF, **ROWS["+ASCL"], initial_positives=4.0), config), 32
-    optimiser = torch.optim.AdamW([*network.parameters(), *loss.parameters()], lr=5e-3, weight_decay=0)
-    spans, labels = torch.tensor([[4.0, 9.0], [18.0, 25.0]]), torch.tensor([0, 1])
-    features = torch.zeros(1, 2, length)
-    features[0, 0, 4:9], features[0, 1, 18:25] = 1, 1
-    mask = torch.ones(1, length, dtype=torch.bool)
-    first = loss(network(features, mask), [Targets(spans, labels)]).parts
-    for _ in range(150):
-        optimiser.zero_grad()
-        found = loss(network(features, mask), [Targets(spans, labels)])
-        found.total.backward()
-        optimiser.step()
-    assert {name for name, part in found.parts.items() if part > 0.5 * first[name]} == set()
-    network.eval()
-    with torch.inference_mode():
-        answers = network.decode(network(features, mask))
-    for span, label in zip(spans, labels, strict=True):
-        best = answers.scores[0, :, label].argmax()
-        assert answers.scores[0, best, label] > 0.5
-        torch.testing.assert_close(answers.spans[0, best], span, atol=0.75, rtol=0)
+    network, loss = Asl(config), AslLoss(replace(OFF, **ROWS["+ASCL"], initial_positives=4.0), config)
+    first, last = learn(network, loss)
+    assert {name for name, part in last.parts.items() if part > 0.5 * first.parts[name]} == set()
+    assert_finds(network, score=0.5, within_steps=0.75)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from models.detectors.react_loss import Pairs, ReActLoss, ReActLossConfig, Wante
 from tests.models.detectors.test_react import official, released, training_batch
 from tests.support import golden
 from tests.support.golden import GoldenSet
+from tests.support.learning import AROUND_STEPS, assert_finds, learn
 
 LOSSES = {"rtol": 1e-5, "atol": 0}
 NAMES = {"location": "seg", "overlap": "iou", "quality": "quality", "classification": "ce"}
@@ -368,24 +369,9 @@ def test_a_configuration_without_sense_is_told(change: dict, told: str) -> None:
 def test_training_lowers_the_loss_until_the_actions_are_found() -> None:
     torch.manual_seed(0)
     config = replace(TINY, input_channels=(2,), num_classes=2, channels=16, feed_forward=32, queries=4)
-    network, length = ReAct(config), 32
-    loss = ReActLoss(ReActLossConfig(warmup_steps=10), config)
-    optimiser = torch.optim.AdamW(network.parameters(), lr=5e-3, weight_decay=0)
-    spans, labels = torch.tensor([[3.5, 8.5], [17.5, 24.5]]), torch.tensor([0, 1])
-    features = torch.zeros(1, 2, length)
-    features[0, 0, 4:9], features[0, 1, 18:25] = 1, 1
-    mask = torch.ones(1, length, dtype=torch.bool)
-    for _ in range(150):
-        optimiser.zero_grad()
-        loss(network(features, mask), [Targets(spans, labels)]).total.backward()
-        optimiser.step()
-    network.eval()
-    with torch.inference_mode():
-        found = network.decode(network(features, mask))
-    for span, label in zip(spans, labels, strict=True):
-        best = found.scores[0, :, label].argmax()
-        assert found.scores[0, best].argmax() == label
-        torch.testing.assert_close(found.spans[0, best], span, atol=1.0, rtol=0)
+    network = ReAct(config)
+    learn(network, ReActLoss(ReActLossConfig(warmup_steps=10), config), AROUND_STEPS)
+    assert_finds(network, AROUND_STEPS, score=0.2, within_steps=1.0)
 
 
 def test_the_module_of_the_contrast_is_reached_through_the_loss_alone() -> None:

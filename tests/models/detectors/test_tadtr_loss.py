@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from exporters import published
 from models.detectors.detector import Targets
@@ -19,6 +18,7 @@ from models.detectors.tadtr_loss import TadTRLoss, TadTRLossConfig, fractions
 from tests.models.detectors.test_tadtr import batch_of
 from tests.support import golden
 from tests.support.golden import GoldenSet
+from tests.support.learning import assert_finds, learn
 from tests.support.networks import SMALL_DETECTORS, scattered
 
 LOSSES = {"rtol": 1e-5, "atol": 0}
@@ -145,22 +145,6 @@ def test_weights_below_zero_are_refused(name: str) -> None:
 def test_training_lowers_the_loss_until_the_actions_are_found() -> None:
     torch.manual_seed(0)
     config = replace(SMALL, input_channels=(2,), num_classes=2, channels=16, length=32, dropout=0.0)
-    network, length = TadTR(config), 32
-    loss = TadTRLoss(TadTRLossConfig(), config)
-    optimiser = torch.optim.AdamW(network.parameters(), lr=5e-3)
-    spans, labels = torch.tensor([[4.0, 9.0], [18.0, 25.0]]), torch.tensor([0, 1])
-    features = torch.zeros(1, 2, length)
-    features[0, 0, 4:9], features[0, 1, 18:25] = 1, 1
-    mask = torch.ones(1, length, dtype=torch.bool)
-    for _ in range(200):
-        optimiser.zero_grad()
-        loss(network(features, mask), [Targets(spans, labels)]).total.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 0.5)
-        optimiser.step()
-    network.eval()
-    with torch.inference_mode():
-        found = network.decode(network(features, mask))
-    for span, label in zip(spans, labels, strict=True):
-        best = found.scores[0, :, label].argmax()
-        assert found.scores[0, best, label] > 0.4
-        torch.testing.assert_close(found.spans[0, best], span, atol=0.75, rtol=0)
+    network = TadTR(config)
+    learn(network, TadTRLoss(TadTRLossConfig(), config), steps=200, clip_norm=0.5)
+    assert_finds(network, score=0.4, within_steps=0.75)
