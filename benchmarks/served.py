@@ -41,11 +41,13 @@ def main() -> None:
     folder: Path = parser.parse_args().folder.resolve()
     home = folder / "served"
     shutil.rmtree(home, ignore_errors=True)
-    made = {row: made_bundle(row, folder, home / "models" / row.run) for row in DETECTORS.rows if has_run(row, folder)}
+    rows = [row for row in DETECTORS.rows if has_run(row, folder)]
+    bundles = [made_bundle(row, folder, home / "models" / row.run) for row in rows]
     entry = json.loads((folder / "annotations.json").read_text(encoding="utf-8"))["database"][CLIP]
     os.environ["TAL_HOME"] = str(home)
     with local_service({}) as url, Client(url) as client:
-        lines = [line(row, bundle, client, folder / "videos" / entry["file"], entry) for row, bundle in made.items()]
+        clip = folder / "videos" / entry["file"]
+        lines = [line(row, bundle, client, clip, entry) for row, bundle in zip(rows, bundles, strict=True)]
     about = (
         f"One service, one bundle per detector, one clip ({CLIP}: {entry['duration']:.1f} s, "
         f"{len(entry['annotations'])} annotated actions), `POST /v1/detections`. Segments that score at least "

@@ -103,7 +103,7 @@ SMALL_DETECTORS: dict[str, dict[str, Any]] = {
     },
     "afsd": {
         "two levels from the stem": AFSD,
-        "late fusion": replace(AFSD, input_channels=(4, 2), fusion="late"),
+        "late fusion": replace(AFSD, input_channels=(4, 2), fusion="late", levels=2),
         "resized, one class, between steps": replace(
             AFSD,
             num_classes=1,
