@@ -27,7 +27,7 @@ import torch
 from benchmarks.studies import STUDIES, Row, Study
 from training import plan as plans
 from training import run as runs
-from training import run_folder
+from training import run_folder, worker_life
 from training.plan import Plan
 
 RESULTS = Path(__file__).parent / "results"
@@ -75,7 +75,8 @@ def main() -> None:
         raise SystemExit(f"{asked.folder / 'features'} is not there: make train-all makes it")
     threads = max(1, (os.cpu_count() or 1) // asked.jobs)
     work = partial(train, folder=asked.folder.resolve(), threads=threads)
-    with ProcessPoolExecutor(asked.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(asked.jobs, spawn, initializer=worker_life.end_with_parent) as pool:
         for done in as_completed([pool.submit(work, task) for task in missing]):
             record = done.result()
             known[record["run"]] = record

@@ -136,7 +136,7 @@ REACT_PARTS = Study(
     "relations are off; and snippets are not contrasted where ACE-enc is off.",
     (
         _react("ReAct", "react", EVERY_SEED),
-        _react("focal loss (no ACE-dec)", "react-focal", loss={"options": {"ace_dec": 0.0}}),
+        _react("focal loss (no ACE-dec)", "react-focal", EVERY_SEED, loss={"options": {"ace_dec": 0.0}}),
         _react("relations off", "react-all-related", detector={"options": {"relational": False}}),
         _react("ACE-enc off", "react-no-contrast", loss={"options": {"ace_enc": 0.0}}),
     ),
