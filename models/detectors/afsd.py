@@ -18,10 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from models.detectors.actionformer import steps_of
 from models.detectors.afsd_config import AfsdConfig
 from models.detectors.boundary_pooling import boundary_pool
-from models.detectors.detector import Candidates, Detector
+from models.detectors.detector import Candidates, Detector, steps_of
 
 LARGEST_LOG = 10.0  # of a distance in its level's unit: far beyond any window, and short of infinity
 SPATIAL_SIZES = {1: (3,), 2: (6, 3)}  # of Mixed_4f and Mixed_5c on pictures of 96 pixels, by the levels of the stem

@@ -20,9 +20,8 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from models.detectors.actionformer import (
-    ActionFormer,
-    ActionFormerOutputs,
+from models.detectors.actionformer import ActionFormer, ActionFormerOutputs
+from models.detectors.actionformer_blocks import (
     ChannelNorm,
     ConvNormRelu,
     MaskedConv,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from models.checks import check_size
+from models.detectors import actionformer_config
 from models.detectors.actionformer_config import ActionFormerConfig
 from models.detectors.detector import Lengths
 
@@ -91,26 +92,14 @@ def thumos(input_channels: int = 2048, num_classes: int = 20, channels: int = 51
 
 def activitynet(input_channels: int = 2048) -> AmnetConfig:
     """Finds actions of any class in 192 steps per video; something else names them."""
-    return AmnetConfig(
-        (input_channels,),
-        num_classes=1,
-        channels=256,
-        neck_channels=256,
-        head_channels=256,
-        windows=(7, 7, 7, 7, 7, 0),
-        position_encoding=True,
-        train_length=192,
-    )
+    return _like(actionformer_config.activitynet(input_channels))
 
 
 def compact(input_channels: int, num_classes: int, channels: int = 64) -> AmnetConfig:
     """For small data and small machines."""
-    return AmnetConfig(
-        (input_channels,),
-        num_classes,
-        channels=channels,
-        neck_channels=channels,
-        head_channels=channels,
-        windows=(9,) * 5,
-        train_length=512,
-    )
+    return _like(actionformer_config.compact(input_channels, num_classes, channels))
+
+
+def _like(preset: ActionFormerConfig) -> AmnetConfig:
+    """With group attention where that has its blocks before the pyramid."""
+    return AmnetConfig(**{**vars(preset), "stem_blocks": 0})

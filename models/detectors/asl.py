@@ -17,7 +17,8 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from models.detectors.actionformer import ActionFormer, TransformerBlock, pointwise
+from models.detectors.actionformer import ActionFormer
+from models.detectors.actionformer_blocks import TransformerBlock, pointwise
 from models.detectors.asl_config import AslConfig
 
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from models.checks import check_size
-from models.detectors.actionformer import MaskedConv
+from models.detectors.actionformer_blocks import MaskedConv
 from models.detectors.actionformer_loss import ActionFormerLoss, ActionFormerLossConfig, Wanted, giou, ranges_of
 from models.detectors.asl import AslOutputs
 from models.detectors.asl_config import AslConfig

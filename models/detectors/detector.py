@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+import torch
 from torch import Tensor, nn
 
 
@@ -68,3 +69,8 @@ class Detector(nn.Module):
 
     def decode(self, outputs: Any) -> Candidates:
         raise NotImplementedError
+
+
+def steps_of(mask: Tensor) -> Tensor:
+    """0, 1, 2 … for a mask (T,), in float32; a trace would tie `arange` to the device that it was made on."""
+    return (mask.to(torch.float32) * 0 + 1).cumsum(0) - 1

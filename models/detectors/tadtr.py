@@ -18,9 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from models.detectors.actionformer import steps_of
 from models.detectors.deformable import DeformableAttention
-from models.detectors.detector import Candidates, Detector
+from models.detectors.detector import Candidates, Detector, steps_of
 from models.detectors.queries import Mlp, inverse_sigmoid, to_ends
 from models.detectors.roi_align import roi_align
 from models.detectors.tadtr_config import Activation, TadTRConfig

@@ -11,9 +11,11 @@ import torch
 from pydantic import TypeAdapter
 
 from exporters import published
-from models.detectors import actionformer, actionformer_config, actionformer_rules
+from models.detectors import actionformer_config, actionformer_rules
 from models.detectors.actionformer import ActionFormer, ActionFormerOutputs
+from models.detectors.actionformer_blocks import PositionEncoding, attend_nearby, chunk_distances
 from models.detectors.actionformer_config import ActionFormerConfig
+from models.detectors.detector import Candidates
 from models.manifest import Windowing
 from models.postprocessing import Postprocessing
 from service.localization import DetectOptions, Segment
@@ -281,7 +283,7 @@ def randomised(config: ActionFormerConfig, seed: int = 0) -> ActionFormer:
     return network
 
 
-def candidates(network: ActionFormer, features: torch.Tensor, mask: torch.Tensor) -> actionformer.Candidates:
+def candidates(network: ActionFormer, features: torch.Tensor, mask: torch.Tensor) -> Candidates:
     with torch.inference_mode():
         return network.decode(network(features, mask))
 
@@ -324,7 +326,7 @@ def test_attention_in_chunks_equals_attention_through_a_band(reach: int, steps: 
     mask = torch.ones(2, 1, steps).double()
     mask[1, :, steps // 2 + 1 :] = 0
     bias = torch.randn(3, 2 * reach + 1).double()
-    found = actionformer.attend_nearby(query, key, value, mask, reach, actionformer.chunk_distances(reach), bias)
+    found = attend_nearby(query, key, value, mask, reach, chunk_distances(reach), bias)
     distance = torch.arange(steps) - torch.arange(steps)[:, None]
     scores = query @ key.transpose(2, 3) + bias[:, (distance + reach).clamp(0, 2 * reach)]
     seen = (distance.abs() <= reach) & (mask[:, :, None] > 0)
@@ -334,7 +336,7 @@ def test_attention_in_chunks_equals_attention_through_a_band(reach: int, steps: 
 
 
 def test_positions_are_stretched_only_beyond_the_training_length() -> None:
-    encoding = actionformer.PositionEncoding(8, 32)
+    encoding = PositionEncoding(8, 32)
     table = encoding.table[None]
     torch.testing.assert_close(encoding(torch.ones(1, 1, 20)), table[..., :20])
     torch.testing.assert_close(encoding(torch.ones(1, 1, 32)), table)

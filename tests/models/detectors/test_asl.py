@@ -14,7 +14,7 @@ from torch import Tensor
 
 from models.catalog import DETECTORS
 from models.detectors import asl_config
-from models.detectors.actionformer import TransformerBlock
+from models.detectors.actionformer_blocks import TransformerBlock
 from models.detectors.asl import Asl, ChannelAttention, MixedBlock, ReleasedBlock
 from models.detectors.asl_config import AslConfig
 from models.manifest import Resized, Whole, Windowing
