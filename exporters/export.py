@@ -10,17 +10,19 @@ from typing import Any, Literal
 
 from exporters import front as fronts
 from exporters import networks, parity
-from exporters.exportable import Exportable, from_detector
+from exporters.exportable import Exportable, from_classifier, from_detector
 from exporters.front import CPU, Front
 from exporters.parity import EagerSession, Gap, Twins
-from exporters.recipe import DetectorRecipe, Recipe
+from exporters.recipe import ClassifierRecipe, DetectorRecipe, Recipe
 from exporters.to_onnx import to_onnx
 from exporters.to_torchscript import to_torchscript
 from models import bundle as bundles
 from models.bundle import Bundle, BundleError
 from models.catalog import DETECTORS
+from models.classifiers.video_classifier import VideoClassifier
 from models.detectors.detector import Detector, Lengths
 from models.manifest import Whole, Windowing
+from models.postprocessing import Fusion
 from service.errors import InvalidBundle, InvalidOptions
 from service.runtime import loaded_model
 from service.runtime.loaded_model import LoadedModel
@@ -92,6 +94,11 @@ def plan(recipe: Recipe, origin: Path, form: Format) -> Plan:
         if name in before.ready:
             raise InvalidOptions(f"features_of: a stream's graph there is called {name}, as the detector's will be")
         graphs[name] = from_detector(detector)
+    if recipe.classifier is not None:
+        name = _classifier_graph(form)
+        if name in before.ready:
+            raise InvalidOptions(f"features_of: a stream's graph there is called {name}, as the classifier's will be")
+        graphs[name] = from_classifier(_classifier(recipe, recipe.classifier, before.channels, origin))
     draft = {**_manifest(recipe, before, detector, form), "metrics": _metrics(recipe.metrics, origin)}
     manifest = bundles.parse_manifest(bundles.compose(draft, dict.fromkeys([*before.ready, *graphs], b"")))
     if detector is not None and manifest.windowing is not None:
@@ -135,12 +142,16 @@ def _detector(recipe: Recipe, channels: int, origin: Path) -> Detector:
     found = sum(network.config.input_channels)
     if found != channels:
         raise InvalidOptions(f"detector takes {found} feature channels, the streams give {channels}")
-    if network.config.num_classes == 1 < len(recipe.labels):
+    if recipe.classifier is None and network.config.num_classes == 1 < len(recipe.labels):
         raise InvalidOptions(
-            f"detector finds actions of any class, and labels has {len(recipe.labels)} names: give one label, since a "
-            "recipe has no classifier that would name the class"
+            f"detector finds actions of any class, and labels has {len(recipe.labels)} names: give one label, or a "
+            "classifier that names the class"
         )
     return network
+
+
+def _classifier(recipe: Recipe, wanted: ClassifierRecipe, channels: int, origin: Path) -> VideoClassifier:
+    return networks.classifier(wanted, origin, input_channels=channels, num_classes=len(recipe.labels))
 
 
 def _manifest(recipe: Recipe, before: Front, detector: Detector | None, form: Format) -> dict[str, Any]:
@@ -163,7 +174,19 @@ def _manifest(recipe: Recipe, before: Front, detector: Detector | None, form: Fo
             "detector": {"graph": _detector_graph(form), "groups": "groups"},
             "postprocessing": recipe.postprocessing or entry.rules[_rules(recipe.detector)](),
         }
+    if recipe.classifier is not None:
+        document["classifier"] = {"graph": _classifier_graph(form)}
+        document["postprocessing"] = _fused(document["postprocessing"], recipe.classifier.fusion)
     return document
+
+
+def _fused(presets: Mapping[str, Any], fusion: Fusion) -> dict[str, Any]:
+    """Presets that say nothing of fusion, with this one."""
+    told = fusion.model_dump(mode="json")
+    return {
+        name: rules if rules is None or "fusion" in rules else {**rules, "fusion": told}
+        for name, rules in presets.items()
+    }
 
 
 def _metrics(given: dict[str, float] | str, origin: Path) -> dict[str, float]:
@@ -189,7 +212,7 @@ def _rules(detector: DetectorRecipe) -> str:
 
 
 def _provenance(recipe: Recipe, before: Front) -> str:
-    parts = [*(recipe.streams or ()), *([recipe.detector] if recipe.detector else [])]
+    parts = [*(recipe.streams or ()), *(part for part in (recipe.detector, recipe.classifier) if part)]
     random = [part.network for part in parts if part.weights is None]
     told = recipe.provenance + (f" (random weights: {', '.join(random)})" if random else "")
     return f"{told}; {before.origin}" if before.origin else told
@@ -207,3 +230,7 @@ def _told(gaps: Mapping[str, tuple[Gap, ...]], form: Format, compared: int, furt
 
 def _detector_graph(form: Format) -> str:
     return f"detector{SUFFIXES[form]}"
+
+
+def _classifier_graph(form: Format) -> str:
+    return f"classifier{SUFFIXES[form]}"

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from models.backbones.backbone import CHANNELS, Backbone
+from models.classifiers.video_classifier import VideoClassifier
 from models.detectors.detector import Detector
 from service.runtime.session import TensorSpec
 
@@ -91,6 +92,15 @@ class _DetectorGraph(nn.Module):
         return tuple(self.network.decode(self.network(features, mask)))
 
 
+class _ClassifierGraph(nn.Module):
+    def __init__(self, network: VideoClassifier) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, features: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
+        return (self.network.decode(self.network(features, mask), mask),)
+
+
 def from_backbone(network: Backbone, output: Literal["features", "scores"] = "features") -> Exportable:
     """Frames as they were decoded in; features, or class scores, out."""
     form, count = network.clip_format, Axis("N")
@@ -118,3 +128,14 @@ def from_detector(network: Detector) -> Exportable:
         Port("groups", "int64", (None,)),
     )
     return Exportable(_DetectorGraph(network).eval(), inputs, outputs)
+
+
+def from_classifier(network: VideoClassifier) -> Exportable:
+    """Features of whole videos and mask in, scores of every class out."""
+    videos, length = Axis("B"), Axis("T", UNITS)
+    inputs = (
+        Port("features", "float", (videos, network.config.input_channels, length)),
+        Port("mask", "bool", (videos, length)),
+    )
+    outputs = (Port("video_scores", "float", (videos, network.config.num_classes)),)
+    return Exportable(_ClassifierGraph(network).eval(), inputs, outputs)

@@ -17,11 +17,13 @@ from exporters import published
 from exporters.recipe import NetworkRecipe
 from models.backbones.backbone import Backbone
 from models.bundle import explain
-from models.catalog import BACKBONES, DETECTORS, BackboneEntry, DetectorEntry
+from models.catalog import BACKBONES, CLASSIFIERS, DETECTORS, BackboneEntry, ClassifierEntry, DetectorEntry
+from models.classifiers.video_classifier import VideoClassifier
 from models.detectors.detector import Detector
 from service.errors import InvalidOptions
 
-Entry = TypeVar("Entry", BackboneEntry, DetectorEntry)
+AnyEntry = BackboneEntry | DetectorEntry | ClassifierEntry
+Entry = TypeVar("Entry", BackboneEntry, DetectorEntry, ClassifierEntry)
 
 SCATTER = 0.05  # how far scales and biases are moved
 
@@ -42,6 +44,12 @@ def detector(wanted: NetworkRecipe, folder: Path, **known: Any) -> Detector:
     return network
 
 
+def classifier(wanted: NetworkRecipe, folder: Path, **known: Any) -> VideoClassifier:
+    network = _build(wanted, _entry(wanted, CLASSIFIERS), folder, known)
+    assert isinstance(network, VideoClassifier)  # noqa: S101  (the catalogue's type; nobody's published weights fit)
+    return network
+
+
 def _entry(wanted: NetworkRecipe, catalogue: Mapping[str, Entry]) -> Entry:
     entry = catalogue.get(wanted.network)
     if entry is None:
@@ -49,9 +57,7 @@ def _entry(wanted: NetworkRecipe, catalogue: Mapping[str, Entry]) -> Entry:
     return entry
 
 
-def _build(
-    wanted: NetworkRecipe, entry: BackboneEntry | DetectorEntry, folder: Path, known: Mapping[str, Any]
-) -> nn.Module:
+def _build(wanted: NetworkRecipe, entry: AnyEntry, folder: Path, known: Mapping[str, Any]) -> nn.Module:
     """`known` are options that follow from the rest of the recipe; weights are looked up from `folder`."""
     state = published.read(folder / wanted.weights) if wanted.weights else None
     if wanted.layout is not None and wanted.config is not None and state is not None:
@@ -64,7 +70,7 @@ def _build(
     return scatter(network, wanted.seed).eval()
 
 
-def configure(entry: BackboneEntry | DetectorEntry, wanted: NetworkRecipe, known: Mapping[str, Any]) -> Any:
+def configure(entry: AnyEntry, wanted: NetworkRecipe, known: Mapping[str, Any]) -> Any:
     """The preset's configuration with the recipe's options and what follows from the rest in their places."""
     name = wanted.preset or next(iter(entry.presets))
     if name not in entry.presets:

@@ -16,13 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from exporters.layouts import actionformer, afsd, i3d, react, tadtr, tsn
+from exporters.layouts import actionformer, afsd, bmn, gtad, i3d, react, tadtr, tsn
 from exporters.layouts.layout import Layout, State
 from service.errors import InvalidOptions, TalError, WeightsMismatch, first_line
 
 LAYOUTS: Mapping[str, Mapping[str, Layout]] = {
     "actionformer": actionformer.LAYOUTS,
     "afsd": afsd.LAYOUTS,
+    "bmn": bmn.LAYOUTS,
+    "gtad": gtad.LAYOUTS,
     "i3d": i3d.LAYOUTS,
     "react": react.LAYOUTS,
     "tadtr": tadtr.LAYOUTS,

@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from models.bundle import explain
 from models.manifest import NAME, VERSION, Flow, Resize
+from models.postprocessing import Fusion
 from models.schema import Count, Label, Part, Positive, Size
 from service.errors import InvalidOptions
 
@@ -62,6 +63,19 @@ class DetectorRecipe(NetworkRecipe):
         return self
 
 
+class ClassifierRecipe(NetworkRecipe):
+    """A classifier of whole videos; `fusion` says how its scores and the detector's join where the detector's rules say
+    nothing of it."""
+
+    fusion: Fusion = Fusion()
+
+    @model_validator(mode="after")
+    def _is_an_own_one(self) -> ClassifierRecipe:
+        if self.layout is not None:
+            raise ValueError("no published form of a classifier is known: layout and config have no meaning here")
+        return self
+
+
 class GridRecipe(Part):
     """`offset_frames` left out is half of the longest clip."""
 
@@ -83,6 +97,7 @@ class Recipe(Part):
     grid: GridRecipe | None = None
     features_of: Annotated[str, Field(min_length=1)] | None = None
     detector: DetectorRecipe | None = None
+    classifier: ClassifierRecipe | None = None
     windowing: dict[str, Any] | None = None
     postprocessing: dict[str, Any] | None = None
     metrics: dict[str, float] | Annotated[str, Field(min_length=1)] = Field(default_factory=dict)
@@ -105,6 +120,8 @@ class Recipe(Part):
             raise ValueError("without a detector, postprocessing must say how class scores become segments")
         if self.detector is None and self.windowing is not None:
             raise ValueError("windowing is for a detector, and the recipe names none")
+        if self.detector is None and self.classifier is not None:
+            raise ValueError("classifier names what a detector finds, and the recipe names no detector")
         return self
 
 

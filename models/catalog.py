@@ -10,6 +10,8 @@ from torch import nn
 
 from models.backbones import i3d, tsn
 from models.backbones.backbone import Backbone
+from models.classifiers import video_classifier
+from models.classifiers.video_classifier import VideoClassifier
 from models.detectors import (
     actionformer,
     actionformer_config,
@@ -26,6 +28,17 @@ from models.detectors import (
     asl,
     asl_config,
     asl_loss,
+    bmn,
+    bmn_config,
+    bmn_loss,
+    bmn_rules,
+    gtad,
+    gtad_config,
+    gtad_loss,
+    gtad_rules,
+    rcl,
+    rcl_config,
+    rcl_loss,
     react,
     react_config,
     react_loss,
@@ -75,6 +88,14 @@ class DetectorEntry:
         return {name: preset.rules for name, preset in self.named.items()}
 
 
+@dataclass(frozen=True)
+class ClassifierEntry:
+    """A classifier of whole videos; `presets` as a backbone's."""
+
+    network: Callable[[Any], VideoClassifier]
+    presets: Mapping[str, Callable[[], Any]]
+
+
 BACKBONES: Mapping[str, BackboneEntry] = {
     "i3d": BackboneEntry(
         i3d.I3d,
@@ -95,6 +116,21 @@ BACKBONES: Mapping[str, BackboneEntry] = {
             "compact-rgb": lambda: tsn.compact("rgb", 400),
             "compact-flow": lambda: tsn.compact("flow", 400),
         },
+    ),
+}
+
+CLASSIFIERS: Mapping[str, ClassifierEntry] = {
+    "attention": ClassifierEntry(
+        video_classifier.VideoClassifier,
+        {
+            "untrimmednet": video_classifier.attention,
+            "untrimmednet-hard": video_classifier.best,
+            "many": video_classifier.attention_many,
+        },
+    ),
+    "average": ClassifierEntry(
+        video_classifier.VideoClassifier,
+        {"one": video_classifier.average, "many": video_classifier.average_many},
     ),
 }
 
@@ -151,6 +187,40 @@ DETECTORS: Mapping[str, DetectorEntry] = {
             "thumos-128": Preset(lambda: amnet_config.thumos(channels=128), amnet_loss.thumos, amnet_rules.thumos),
             "activitynet": Preset(amnet_config.activitynet, amnet_loss.activitynet, amnet_rules.activitynet),
             "compact": Preset(lambda: amnet_config.compact(2048, 20), amnet_loss.compact, amnet_rules.thumos),
+        },
+    ),
+    "gtad": DetectorEntry(
+        gtad.Gtad,
+        gtad_loss.GtadLoss,
+        gtad_rules.windowing,
+        {
+            "thumos": Preset(gtad_config.thumos, gtad_loss.thumos, gtad_rules.thumos),
+            "activitynet": Preset(gtad_config.activitynet, gtad_loss.activitynet, gtad_rules.activitynet),
+            "compact": Preset(lambda: gtad_config.compact(2048), gtad_loss.GtadLossConfig, gtad_rules.compact),
+        },
+    ),
+    "bmn": DetectorEntry(
+        bmn.Bmn,
+        bmn_loss.BmnLoss,
+        bmn_rules.windowing,
+        {
+            "thumos": Preset(bmn_config.thumos, bmn_loss.thumos, bmn_rules.thumos),
+            "thumos-fused": Preset(bmn_config.thumos, bmn_loss.thumos, bmn_rules.thumos_fused),
+            "activitynet": Preset(bmn_config.activitynet, bmn_loss.activitynet, bmn_rules.activitynet),
+            "activitynet-fused": Preset(bmn_config.activitynet, bmn_loss.activitynet, bmn_rules.activitynet_fused),
+            "compact": Preset(lambda: bmn_config.compact(2048), bmn_loss.activitynet, bmn_rules.thumos),
+        },
+    ),
+    "rcl": DetectorEntry(
+        rcl.Rcl,
+        rcl_loss.RclLoss,
+        bmn_rules.windowing,
+        {
+            "thumos": Preset(rcl_config.thumos, rcl_loss.thumos, bmn_rules.thumos),
+            "thumos-fused": Preset(rcl_config.thumos, rcl_loss.thumos, bmn_rules.thumos_fused),
+            "activitynet": Preset(rcl_config.activitynet, rcl_loss.activitynet, bmn_rules.activitynet),
+            "activitynet-fused": Preset(rcl_config.activitynet, rcl_loss.activitynet, bmn_rules.activitynet_fused),
+            "compact": Preset(lambda: rcl_config.compact(2048), rcl_loss.activitynet, bmn_rules.thumos),
         },
     ),
     "react": DetectorEntry(

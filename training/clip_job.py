@@ -118,7 +118,7 @@ class ClipJob:
             scores.append(network(batch.clips.to(device)).scores.float().cpu())
             wanted.append(batch.wanted)
         precisions = [
-            _average_precision(score, truth)
+            average_precision(score, truth)
             for score, truth in zip(torch.cat(scores).T.numpy(), torch.cat(wanted).T.numpy(), strict=True)
             if truth.any()
         ]
@@ -184,7 +184,8 @@ def _batch(drawn: list[tuple[NDArray[np.generic], NDArray[np.float32]]]) -> Clip
     return ClipBatch(clips, torch.from_numpy(np.stack([wanted for _, wanted in drawn])))
 
 
-def _average_precision(scores: NDArray[np.float32], wanted: NDArray[np.float32]) -> float:
+def average_precision(scores: NDArray[np.float32], wanted: NDArray[np.float32]) -> float:
+    """Of scores (N,) that rank what is wanted (N,), 0 or 1; at least one is."""
     order = np.argsort(-scores, kind="stable")
     hits = wanted[order]
     precision = np.cumsum(hits) / np.arange(1, len(hits) + 1)

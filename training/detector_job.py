@@ -17,13 +17,16 @@ from torch import Tensor, nn
 from models.catalog import DetectorEntry
 from models.detectors.detector import Detector, Losses, Targets
 from models.manifest import Windowing
+from models.postprocessing import Fusion
 from service.errors import InvalidOptions
 from service.pipeline.features import FeatureSequence
 from service.runtime.loaded_model import LoadedModel
 from training import eager, samples
+from training.evaluation import video_scores
 from training.evaluation.annotations import Allowance, GroundTruth, Ints, parse_predictions, without_duplicates
 from training.evaluation.average_precision import split_ignored
 from training.evaluation.protocols import Protocol, Result, evaluate
+from training.evaluation.video_scores import VideoScores
 from training.plan import Plan, configured
 from training.samples import Sample, Sampling, Steps
 
@@ -50,6 +53,14 @@ class Batch(NamedTuple):
 
 
 @dataclass(frozen=True)
+class VideoNames:
+    """What names the actions of a detector that finds them of any class, where it is judged."""
+
+    scores: VideoScores
+    fusion: Fusion
+
+
+@dataclass(frozen=True)
 class Subject:
     """What is trained: a network with its loss, the labels in the order of its classes, and the rules that judge it."""
 
@@ -58,9 +69,19 @@ class Subject:
     loss: nn.Module
     labels: tuple[str, ...]
     rules: str
+    names: VideoNames | None = None
 
     def loaded(self, network: nn.Module) -> LoadedModel:
         return eager.load(cast("Detector", network), self.entry, self.rules, self.labels)
+
+    @property
+    def judged_labels(self) -> tuple[str, ...]:
+        return self.labels if self.names is None else self.names.scores.labels
+
+    def predict(self, network: nn.Module, split: Split) -> dict[str, Any]:
+        """Predictions for all videos of the split, under the names that the run is judged by."""
+        found = predict(self.loaded(network), split)
+        return found if self.names is None else video_scores.named(found, self.names.scores, self.names.fusion)
 
 
 class DetectorJob:
@@ -133,9 +154,9 @@ class DetectorJob:
         if self._validation is None:
             return {}
         result = judge(
-            predict(self._subject.loaded(network), self._validation),
+            self._subject.predict(network, self._validation),
             self._validation,
-            self._subject.labels,
+            self._subject.judged_labels,
             self._protocol,
         )
         means = zip(self._protocol.tious, result.precision.means, strict=True)

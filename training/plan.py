@@ -17,10 +17,12 @@ from pydantic import Field, TypeAdapter, ValidationError, model_validator
 from models.bundle import explain
 from models.catalog import DETECTORS, DetectorEntry
 from models.manifest import NAME
+from models.postprocessing import Fusion
 from models.schema import Count, Fraction, Part, Positive
 from service.errors import InvalidOptions
 from training import presets
 from training.datasets.catalog import READERS
+from training.evaluation import video_scores
 from training.evaluation.protocols import PROTOCOLS
 from training.feature_files import FeatureRule
 from training.loop import LoopConfig
@@ -119,7 +121,7 @@ class DetectorPlan(Part):
             raise ValueError(f"{self.network} has no preset {self.preset!r}; accepted are {accepted}")
         if (self.rules or self.preset) not in self.entry.rules:
             raise ValueError(f"{self.network} has no rules {self.rules!r}; accepted are {', '.join(self.entry.rules)}")
-        _check_options(self.options, self.entry.presets[self.preset](), self.network)
+        check_options(self.options, self.entry.presets[self.preset](), self.network)
         return self
 
 
@@ -148,15 +150,37 @@ class TrainingPlan(LoopConfig):
         return self
 
 
-class Plan(Part):
+class VideoScoresPlan(Part):
+    """Class scores of whole videos, by which a detector of any action is judged on actions of each class: the file at
+    `path` in one of the forms of `training/evaluation/video_scores.py`, joined as `fusion` says."""
+
+    format: Text
+    path: Text
+    fusion: Fusion = Fusion()
+
+    @model_validator(mode="after")
+    def _format_has_a_reader(self) -> VideoScoresPlan:
+        if self.format not in video_scores.READERS:
+            accepted = ", ".join(video_scores.READERS)
+            raise ValueError(f"format {self.format!r} is not known; accepted are {accepted}")
+        return self
+
+
+class DataPlan(Part):
+    """What every plan says of what it trains on."""
+
     name: Annotated[str, Field(pattern=NAME)]
     dataset: DatasetPlan
     features: FeaturePlan
+
+
+class Plan(DataPlan):
     detector: DetectorPlan
     loss: LossPlan = LossPlan()
     training: TrainingPlan
     protocol: Text = "activitynet"
     tious: Annotated[tuple[Tiou, ...], Field(min_length=1)] | None = None
+    video_scores: VideoScoresPlan | None = None
 
     @model_validator(mode="after")
     def _parts_are_known(self) -> Plan:
@@ -167,7 +191,7 @@ class Plan(Part):
             raise ValueError(
                 f"{self.detector.network} has no loss {self.loss_preset!r}; accepted are {', '.join(losses)}"
             )
-        _check_options(self.loss.options, losses[self.loss_preset](), "loss")
+        check_options(self.loss.options, losses[self.loss_preset](), "loss")
         return self
 
     @property
@@ -235,7 +259,7 @@ def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]
     return {**under, **over, **both}
 
 
-def _check_options(options: Mapping[str, Any], preset: Any, what: str) -> None:
+def check_options(options: Mapping[str, Any], preset: Any, what: str) -> None:
     """Names and types; how they agree is seen when the network is built."""
     accepted = [field.name for field in fields(preset)]
     unknown = sorted(set(options) - set(accepted))

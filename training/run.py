@@ -16,11 +16,12 @@ from service.pipeline.features import FeatureSequence
 from training import checkpoints, detector_job, feature_files, loop, run_folder
 from training.datasets import catalog as datasets
 from training.datasets.dataset import Dataset, listed, refusal
-from training.detector_job import DetectorJob, Split, Subject
+from training.detector_job import DetectorJob, Split, Subject, VideoNames
+from training.evaluation import video_scores
 from training.evaluation.protocols import PROTOCOLS, Protocol, Result
 from training.feature_files import FeatureRule, FeatureSettings
 from training.loop import Step
-from training.plan import FeaturePlan, Plan
+from training.plan import DataPlan, FeaturePlan, Plan
 
 LABELS, PREDICTIONS, RESULT = "labels.json", "predictions.json", "result.json"
 WRITTEN = (run_folder.PLAN, run_folder.INPUTS, LABELS, PREDICTIONS, RESULT, "curve.csv", "validation.csv")
@@ -39,9 +40,21 @@ class Prepared:
 
 
 @dataclass(frozen=True)
+class Data:
+    """Annotated videos by subset, of how many channels their features are, and digests of all that."""
+
+    splits: Mapping[str, Split]
+    channels: int
+    digests: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Finished:
     result: Result
     document: Mapping[str, Any]
+
+    def table(self) -> str:
+        return self.result.table()
 
 
 @dataclass(frozen=True)
@@ -103,17 +116,14 @@ def prepare(plan: Plan, root: Path) -> Prepared:
     before the first step."""
     asked = PROTOCOLS[plan.protocol]
     protocol = asked if plan.tious is None else replace(asked, tious=plan.tious)
-    data = {subset: _read(plan, root, subset) for subset in _subsets(plan)}
-    stored = _stored(plan.features, root / plan.features.folder, tuple(data.values()))
-    videos = _used_videos(plan, data)
-    _check_features(stored, videos)
-    splits = {subset: Split(dataset.ground_truth, stored.load) for subset, dataset in data.items()}
-    train, test = splits[plan.dataset.train], splits[plan.dataset.judged_on]
+    data = data_of(plan, root)
+    train, test = data.splits[plan.dataset.train], data.splits[plan.dataset.judged_on]
     labels = detector_job.trained_labels(train.ground_truth, protocol)
-    subject = detector_job.subject_of(plan, labels, _channels(stored, videos[0]))
-    validation = splits[plan.dataset.validation] if plan.dataset.validation else None
+    subject = detector_job.subject_of(plan, labels, data.channels)
+    subject = replace(subject, names=_names(plan, root, subject.labels, data.splits))
+    validation = data.splits[plan.dataset.validation] if plan.dataset.validation else None
     job = DetectorJob(subject, train, validation, plan, protocol)
-    return Prepared(subject, job, test, protocol, _digests(data, stored, videos))
+    return Prepared(subject, job, test, protocol, data.digests)
 
 
 def start_afresh(folder: Path) -> None:
@@ -139,9 +149,9 @@ def _judged(plan: Plan, prepared: Prepared, done: loop.Result, folder: Path, whe
     subject, test = prepared.subject, prepared.test
     tensors, _ = checkpoints.read(done.weights)
     subject.network.load_state_dict(tensors)
-    predictions = detector_job.predict(subject.loaded(subject.network), test)
+    predictions = subject.predict(subject.network, test)
     run_folder.write_json(folder / PREDICTIONS, predictions)
-    result = detector_job.judge(predictions, test, subject.labels, prepared.protocol)
+    result = detector_job.judge(predictions, test, subject.judged_labels, prepared.protocol)
     document = {
         "name": plan.name,
         "judged_on": plan.dataset.judged_on,
@@ -159,13 +169,40 @@ def _judged(plan: Plan, prepared: Prepared, done: loop.Result, folder: Path, whe
     return Finished(result, document)
 
 
-def _subsets(plan: Plan) -> tuple[str, ...]:
+def data_of(plan: DataPlan, root: Path) -> Data:
+    """Annotations and features that a plan names; all that is missing is told at once."""
+    data = {subset: _read(plan, root, subset) for subset in _subsets(plan)}
+    stored = _stored(plan.features, root / plan.features.folder, tuple(data.values()))
+    videos = _used_videos(plan, data)
+    _check_features(stored, videos)
+    splits = {subset: Split(dataset.ground_truth, stored.load) for subset, dataset in data.items()}
+    return Data(splits, _channels(stored, videos[0]), _digests(data, stored, videos))
+
+
+def _names(plan: Plan, root: Path, labels: tuple[str, ...], splits: Mapping[str, Split]) -> VideoNames | None:
+    """Scores of whole videos, where the plan names some; refused where they lack a video that is judged."""
+    asked = plan.video_scores
+    if asked is None:
+        return None
+    if labels != (detector_job.ANY_CLASS,):
+        raise InvalidOptions(
+            f"video_scores name actions of any class; {plan.detector.network} tells {len(labels)} classes apart itself"
+        )
+    found = video_scores.read(asked.format, root / asked.path)
+    judging = [subset for subset in (plan.dataset.validation, plan.dataset.judged_on) if subset is not None]
+    lacking = found.lacking(dict.fromkeys(video for name in judging for video in splits[name].ground_truth.videos))
+    if lacking:
+        raise InvalidOptions(f"{root / asked.path}: holds no scores of {listed(lacking)}, which are judged")
+    return VideoNames(found, asked.fusion)
+
+
+def _subsets(plan: DataPlan) -> tuple[str, ...]:
     """Every subset that is used, once."""
     asked = (plan.dataset.train, plan.dataset.validation, plan.dataset.judged_on)
     return tuple(dict.fromkeys(subset for subset in asked if subset is not None))
 
 
-def _read(plan: Plan, root: Path, subset: str) -> Dataset:
+def _read(plan: DataPlan, root: Path, subset: str) -> Dataset:
     asked = plan.dataset
     return datasets.read(asked.format, root / asked.path, subset, task=asked.task)
 
@@ -197,7 +234,7 @@ def _how_made(plan: FeaturePlan, source: Path) -> FeatureSettings | FeatureRule:
     return plan.rule
 
 
-def _used_videos(plan: Plan, data: Mapping[str, Dataset]) -> tuple[str, ...]:
+def _used_videos(plan: DataPlan, data: Mapping[str, Dataset]) -> tuple[str, ...]:
     """Those that are trained on, then those that are judged on; without an action a video trains nothing."""
     train = data[plan.dataset.train].ground_truth
     used = [train.videos[index] for index in np.unique(train.video_indices)]

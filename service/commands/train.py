@@ -28,23 +28,25 @@ def train(
     seed: Annotated[int | None, typer.Option(help="In place of the plan's.")] = None,
     epochs: Annotated[int | None, typer.Option(help="In place of the plan's, warm-up not counted.")] = None,
 ) -> None:
-    """Trains a detector on features; stopped at any moment, the same command goes on where it was."""
-    plans, runs = _trainer()
+    """Trains a detector, or a classifier of videos, on features; stopped at any moment, the same command goes on."""
+    plans, runs, classifiers = _trainer()
     changes = {name: value for name, value in (("seed", seed), ("epochs", epochs)) if value is not None}
+    if classifiers.asks_for_classifier(plan):
+        plans = runs = classifiers
     wanted = plans.read(plan, changes)
     with progress() as follow:
         done = runs.run(wanted, plan.parent, out, device, follow, tell_validation, fresh=not resume)
-    typer.echo(done.result.table())
+    typer.echo(done.table())
     _say(f"{out}: {done.document['steps']} steps, {done.document['seconds']:.0f} s")
 
 
-def _trainer() -> tuple[ModuleType, ModuleType]:
+def _trainer() -> tuple[ModuleType, ModuleType, ModuleType]:
     """What trains; serving installs no torch, so it may be missing."""
     try:
-        from training import plan, run  # noqa: PLC0415  (doors import the trainer inside the command that needs it)
+        from training import classifier_run, plan, run  # noqa: PLC0415  (doors import the trainer inside the command that needs it)
     except ModuleNotFoundError as error:
         raise InvalidOptions(f"tal train needs {error.name}, which is not installed: pip install '.[train]'") from None
-    return plan, run
+    return plan, run, classifier_run
 
 
 def tell_validation(epoch: int, figures: Mapping[str, float]) -> None:

@@ -43,6 +43,8 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
             "features_of": str(SHIPPED),
             "detector": {"network": name, "preset": "compact", "options": OPTIONS.get(name, {})},
         }
+        if DETECTORS[name].presets["compact"]().num_classes == 1:  # something else must name what it finds
+            recipe["classifier"] = {"network": "attention", "preset": "many"}
         export(Recipe.model_validate_json(json.dumps(recipe)), home / "models" / name, origin=home)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TAL_HOME", str(home))

@@ -20,6 +20,12 @@ from models.detectors import (
     amnet_loss,
     asl_config,
     asl_loss,
+    bmn_config,
+    bmn_loss,
+    gtad_config,
+    gtad_loss,
+    rcl_config,
+    rcl_loss,
     react_config,
     react_loss,
     tadtr_config,
@@ -82,7 +88,55 @@ REACT = react_config.ReActConfig(
     train_length=16,
     similarity_above=-0.5,
 )
+GTAD = gtad_config.GtadConfig(
+    (8,),
+    channels=8,
+    pooled_channels=12,
+    head_channels=6,
+    length=16,
+    max_duration=8,
+    inner_bins=4,
+    context_bins=4,
+    graph_groups=4,
+    graph_width=8,
+)
+BMN = bmn_config.BmnConfig(
+    (6,),
+    length=16,
+    durations=16,
+    channels=8,
+    groups=2,
+    hidden_channels=6,
+    cell_channels=10,
+    head_channels=8,
+    bins=4,
+)
+RCL = rcl_config.RclConfig(
+    (6,),
+    length=16,
+    rows=12,
+    longest=16,
+    channels=8,
+    groups=2,
+    hidden_channels=6,
+    cell_channels=10,
+    head_channels=8,
+    bins=4,
+    iterations=2,
+    memory_channels=6,
+    context_channels=4,
+)
 SMALL_DETECTORS: dict[str, dict[str, Any]] = {
+    "gtad": {
+        "windows": GTAD,
+        "resized, filtered": replace(
+            GTAD, resized=True, max_duration=16, head_kernel=1, inner_bins=8, context_bins=2, boundary_filter="after"
+        ),
+        "all neighbours, exclusive ends": replace(
+            GTAD, context="all", exclusive_ends=True, ends_inside=False, boundary_filter="within"
+        ),
+        "without context": replace(GTAD, context="none", neighbours=2, classification_first=True, cell_start=0.0),
+    },
     "react": {
         "windows": REACT,
         "resized, one class": replace(REACT, resized=True, num_classes=1, overlap_up_to=0.9),
@@ -100,6 +154,28 @@ SMALL_DETECTORS: dict[str, dict[str, Any]] = {
         "local": ASL,
         "resized, one class": replace(ASL, num_classes=1, train_length=16, resized=True, position_encoding=True),
         "released": replace(ASL, channel_attention="released", stem_blocks=1),
+    },
+    "bmn": {
+        "windows": replace(BMN, durations=9, boundary_scores=False),
+        "resized": replace(BMN, resized=True, peak_filter=False),
+        "start-end": replace(BMN, layout="start-end", sampled_ends="after", scored_ends="after"),
+    },
+    "rcl": {
+        "on bmn": RCL,
+        "regular, motion encoder": replace(
+            RCL, sampling="regular", rows=9, longest=9, update="full", coordinates="absolute"
+        ),
+        "sparse, on gtad, resized": replace(
+            RCL,
+            host="gtad",
+            graph_groups=2,
+            graph_width=4,
+            sampling="sparse-levels",
+            rows=16,
+            coordinates="absolute",
+            resized=True,
+        ),
+        "without refinement": replace(RCL, sampling="sparse-half", rows=16, coordinates="absolute", iterations=0),
     },
     "afsd": {
         "two levels from the stem": AFSD,
@@ -140,9 +216,12 @@ SMALL_DETECTORS: dict[str, dict[str, Any]] = {
 LOSSES: dict[str, Any] = {
     "react": react_loss.ReActLossConfig(),
     "tadtr": tadtr_loss.TadTRLossConfig(),
+    "gtad": gtad_loss.GtadLossConfig(),
     "asl": asl_loss.AslLossConfig(asl_loss.ranges_of(2)),
     "actionformer": actionformer_loss.ActionFormerLossConfig(actionformer_loss.ranges_of(2)),
     "afsd": afsd_loss.AfsdLossConfig(),
+    "bmn": bmn_loss.BmnLossConfig(zero_is_low=True),
+    "rcl": rcl_loss.RclLossConfig(zero_is_low=True),
     "amnet": amnet_loss.AmnetLossConfig(((0.0, 4.0), (4.0, 1e4), (4.0, 1e4)), center_radius=None),
 }
 

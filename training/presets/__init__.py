@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from training.presets import actionformer, afsd, amnet, asl, react, tadtr
+from training.presets import actionformer, afsd, amnet, asl, bmn, gtad, rcl, react, tadtr
 from training.presets.parts import Document
 
 _OF: Mapping[str, Mapping[str, Callable[[], Document]]] = {
     "actionformer": actionformer.PRESETS,
     "asl": asl.PRESETS,
     "amnet": amnet.PRESETS,
+    "bmn": bmn.PRESETS,
+    "gtad": gtad.PRESETS,
+    "rcl": rcl.PRESETS,
     "react": react.PRESETS,
     "tadtr": tadtr.PRESETS,
     "afsd": afsd.PRESETS,
