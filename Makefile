@@ -35,7 +35,7 @@ $(STAMP): pyproject.toml constraints.txt
 test: setup
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! { command -v ffprobe && command -v redis-server; } >/dev/null; then \
 		$(MAKE) system-packages; fi
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --max-worker-restart 2
 	$(MAKE) test-serving
 
 # The serving half, installed without the development tools, on the newest other Python that is present.

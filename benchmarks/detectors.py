@@ -24,15 +24,18 @@ from typing import Any
 
 import torch
 
+from benchmarks import video_names
+from benchmarks.multiply_adds import multiply_adds
 from benchmarks.studies import STUDIES, Row, Study
+from training import detector_job, loop, run_folder, worker_life
 from training import plan as plans
 from training import run as runs
-from training import run_folder, worker_life
 from training.plan import Plan
 
 RESULTS = Path(__file__).parent / "results"
 RECORD, TABLES = RESULTS / "detectors.jsonl", RESULTS / "detectors.md"
 TIOUS = ("0.3", "0.4", "0.5", "0.6", "0.7")
+FEATURE_CHANNELS = 256  # of the bundle that ships
 DATASET = {"format": "json", "path": "annotations.json", "train": "training", "validation": "validation"}
 
 
@@ -76,12 +79,18 @@ def main() -> None:
     threads = max(1, (os.cpu_count() or 1) // asked.jobs)
     work = partial(train, folder=asked.folder.resolve(), threads=threads)
     spawn = multiprocessing.get_context("spawn")
+    # What others' weights are judged for comes when these have been trained.
+    trained = [task for task in missing if task.row.weights_of is None]
+    judged = [task for task in missing if task.row.weights_of is not None]
+    for scores in sorted({task.plan.video_scores.path for task in judged if task.plan.video_scores is not None}):
+        video_names.make(asked.folder.resolve(), scores)
     with ProcessPoolExecutor(asked.jobs, spawn, initializer=worker_life.end_with_parent) as pool:
-        for done in as_completed([pool.submit(work, task) for task in missing]):
-            record = done.result()
-            known[record["run"]] = record
-            RECORD.write_text("".join(json.dumps(known[name]) + "\n" for name in sorted(known)), encoding="utf-8")
-            print(f"{record['run']}: {100 * record['average']:.2f} in {record['seconds']:.0f} s", flush=True)
+        for part in (trained, judged):
+            for done in as_completed([pool.submit(work, task) for task in part]):
+                record = done.result()
+                known[record["run"]] = record
+                RECORD.write_text("".join(json.dumps(known[name]) + "\n" for name in sorted(known)), encoding="utf-8")
+                print(f"{record['run']}: {100 * record['average']:.2f}", flush=True)
     text = "\n\n".join(["# Detectors on Marionette", *(table(study, known) for study in STUDIES)]) + "\n"
     TABLES.write_text(text, encoding="utf-8")
 
@@ -101,19 +110,24 @@ def train(task: Task, folder: Path, threads: int) -> dict[str, Any]:
     """Goes on in the run's folder, unless that holds a run of other settings."""
     torch.set_num_threads(threads)
     target, wanted = folder / "runs" / task.name, task.plan
+    kept = ("average", "mAP", "by_class", "steps", "seconds", "device", "torch", "plan")
+    if task.row.weights_of is not None:
+        weights = folder / "runs" / f"{task.row.weights_of}-seed{task.seed}" / loop.WEIGHTS
+        document = runs.judge_again(wanted, folder, weights, target).document
+        return {"run": task.name, **{key: document[key] for key in kept if key in document}}
     began = target / run_folder.PLAN
     fresh = began.exists() and not _agrees(
         json.loads(began.read_text(encoding="utf-8")), wanted.model_dump(mode="json")
     )
     document = runs.run(wanted, folder, target, fresh=fresh).document
-    kept = ("average", "mAP", "steps", "seconds", "device", "torch", "plan")
     return {"run": task.name, "threads": threads, **{key: document[key] for key in kept}}
 
 
 def table(study: Study, known: Mapping[str, Mapping[str, Any]]) -> str:
     """Rows without a recorded run are left out; differences are to the first row."""
     published = any(row.published is not None for row in study.rows)
-    columns = ["", *(f"mAP@{tiou}" for tiou in TIOUS), "average", "spread", "seeds", "training, s"]
+    columns = ["", *_columns(study, known), "average", "spread", "seeds", "training, s"]
+    columns += ["10⁹ multiply-adds a window"] if study.costs else []
     columns += ["published", "published difference", "our difference"] if published else []
     lines = [f"| {' | '.join(columns)} |", f"|---|{'---:|' * (len(columns) - 1)}"]
     first: float | None = None
@@ -123,21 +137,43 @@ def table(study: Study, known: Mapping[str, Mapping[str, Any]]) -> str:
             continue
         average = statistics.mean(100 * record["average"] for record in found)
         first = average if first is None else first
-        cells = [row.name, *_figures(found)]
+        cells = [row.name, *_figures(found, by_class=study.by_class)]
+        if study.costs:
+            cells.append(f"{_cost(Task(row, 0).plan) / 1e9:.2f}")
         if published:
             cells += list(_differences(row, study.rows[0], average - first))
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([f"## {study.title}", "", study.about, "", *lines])
 
 
-def _figures(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def _columns(study: Study, known: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    if not study.by_class:
+        return [f"mAP@{tiou}" for tiou in TIOUS]
+    names = (Task(row, seed).name for row in study.rows for seed in row.seeds)
+    return next((sorted(known[name]["by_class"]) for name in names if name in known), [])
+
+
+def _figures(found: Sequence[Mapping[str, Any]], *, by_class: bool) -> Iterator[str]:
     averages = [100 * record["average"] for record in found]
-    for tiou in TIOUS:
-        yield f"{100 * statistics.mean(record['mAP'][tiou] for record in found):.2f}"
+    shown = [_means_by_class(record) if by_class else record["mAP"] for record in found]
+    for column in sorted(shown[0]) if by_class else TIOUS:
+        yield f"{100 * statistics.mean(figures[column] for figures in shown):.2f}"
     yield f"{statistics.mean(averages):.2f}"
     yield f"{statistics.stdev(averages):.2f}" if len(averages) > 1 else ""
     yield str(len(found))
-    yield f"{statistics.mean(record['seconds'] for record in found):.0f}"
+    seconds = [record["seconds"] for record in found if "seconds" in record]
+    yield f"{statistics.mean(seconds):.0f}" if seconds else ""
+
+
+def _means_by_class(record: Mapping[str, Any]) -> dict[str, float]:
+    return {label: statistics.mean(figures.values()) for label, figures in record["by_class"].items()}
+
+
+def _cost(plan: Plan) -> int:
+    """Multiply-adds of a window."""
+    with torch.device("meta"):
+        subject = detector_job.subject_of(plan, ("action",), FEATURE_CHANNELS)
+    return multiply_adds(subject.network.to("meta"))
 
 
 def _differences(row: Row, first: Row, ours: float) -> Iterator[str]:

@@ -16,7 +16,8 @@ ONE_SEED = (0,)
 
 @dataclass(frozen=True)
 class Row:
-    """`run` names the folder; rows of several studies may be the same run."""
+    """`run` names the folder; rows of several studies may be the same run. `weights_of`: another run, whose weights are
+    judged as this row says; nothing is trained for it."""
 
     name: str
     network: str
@@ -24,16 +25,20 @@ class Row:
     changes: Mapping[str, Any] = field(default_factory=dict)
     seeds: tuple[int, ...] = ONE_SEED
     published: float | None = None
+    weights_of: str | None = None
 
 
 @dataclass(frozen=True)
 class Study:
-    """`about` says what is compared, and what `published` is a figure of."""
+    """`about` says what is compared, and what `published` is a figure of. `costs`: the table tells multiply-adds of a
+    window, too. `by_class`: average precisions of each class in place of means over classes."""
 
     name: str
     title: str
     about: str
     rows: tuple[Row, ...]
+    costs: bool = False
+    by_class: bool = False
 
 
 def _detector(network: str, name: str) -> Row:
@@ -53,14 +58,61 @@ def _react(name: str, run: str, seeds: tuple[int, ...] = ONE_SEED, **changes: An
     return Row(name, "react", run, {"training": {"validate_every_epochs": 2}, **changes}, seeds)
 
 
+def _named(name: str, run: str, *, scores: str = "attention", rule: str = "product", classes: int = 12) -> Row:
+    """A detector of any action, whose spans a classifier of whole videos names (`video_names.py`)."""
+    told = {"format": "cuhk", "path": f"names/{scores}.json", "fusion": {"rule": rule, "classes": classes}}
+    ending = "" if (scores, rule, classes) == ("attention", "product", 12) else f"-{scores}-{rule}-{classes}"
+    plain = PROPOSALS_BY_RUN[run]
+    changes = {**plain.changes, "video_scores": told}
+    return Row(name, plain.network, f"{run}-named{ending}", changes, EVERY_SEED, weights_of=run)
+
+
+def _rcl(name: str, run: str, published: float | None = None, seeds: tuple[int, ...] = ONE_SEED, **options: Any) -> Row:
+    return Row(name, "rcl", run, {"detector": {"options": options}} if options else {}, seeds, published)
+
+
+def _rcl_steps(steps: int, published: float) -> Row:
+    changes = {"detector": {"options": {"inference_iterations": steps}}}
+    return Row(f"{steps}", "rcl", f"rcl-{steps}-steps", changes, EVERY_SEED, published, weights_of="rcl")
+
+
+def _cmcs(name: str, run: str, published: float | None, seeds: tuple[int, ...] = ONE_SEED, **changes: Any) -> Row:
+    """With hard negatives, unless `static` says otherwise."""
+    return Row(name, "cmcs", run, {"static": {"folder": "motion"}, **changes}, seeds, published)
+
+
+def _scoring(name: str, run: str, published: float, **grouping: Any) -> Row:
+    changes = {"detector": {"postprocessing": {"grouping": grouping}}}
+    return Row(name, "cmcs", run, changes, EVERY_SEED, published, weights_of="cmcs")
+
+
+def _branches(count: int, **options: Any) -> dict[str, Any]:
+    return {"options": {"branches": count, **options}}
+
+
 def _width(channels: int) -> dict[str, int]:
     return {"channels": channels, "neck_channels": channels, "head_channels": channels}
 
 
+PROPOSALS = Study(
+    "proposals",
+    "Spans of any action",
+    "Detectors that find actions of any class, judged on finding them, whatever their label. Published is the "
+    "supplement of RCL: average mAP on ActivityNet, of BMN and of RCL on it.",
+    (
+        _detector("bmn", "BMN"),
+        _rcl("RCL on BMN", "rcl", seeds=EVERY_SEED),
+        _detector("gtad", "G-TAD"),
+        _rcl("RCL on G-TAD", "rcl-gtad", seeds=EVERY_SEED, host="gtad"),
+    ),
+)
+PROPOSALS_BY_RUN = {row.run: row for row in PROPOSALS.rows}
+
 DETECTORS = Study(
     "detectors",
     "Detectors",
-    "Every detector on the features of the bundle that ships, with its Marionette preset.",
+    "Every detector on the features of the bundle that ships, with its Marionette preset. Spans of BMN, G-TAD and RCL "
+    "are of any action; a classifier of whole videos names them. CMCS learns from labels of whole videos alone.",
     (
         _detector("actionformer", "ActionFormer"),
         _detector("asl", "ASL"),
@@ -68,6 +120,11 @@ DETECTORS = Study(
         _react("ReAct", "react", EVERY_SEED),
         _detector("tadtr", "TadTR"),
         _detector("afsd", "AFSD"),
+        _named("BMN, named", "bmn"),
+        _named("G-TAD, named", "gtad"),
+        _named("RCL on BMN, named", "rcl"),
+        _named("RCL on G-TAD, named", "rcl-gtad"),
+        _cmcs("CMCS", "cmcs", None, EVERY_SEED),
     ),
 )
 
@@ -142,4 +199,123 @@ REACT_PARTS = Study(
     ),
 )
 
-STUDIES = (DETECTORS, ASL_SENSITIVITY, AMNET_WIDTH, AMNET_DEPTH, AMNET_MASK, REACT_PARTS)
+NAMES = Study(
+    "names",
+    "What names BMN's spans",
+    "The same spans under names of two classifiers, with scores joined as a product or its square root, under all "
+    "twelve names or the likeliest two.",
+    (
+        _named("attention, product, 12", "bmn"),
+        _named("average, product, 12", "bmn", scores="average"),
+        _named("attention, square root, 12", "bmn", rule="sqrt"),
+        _named("attention, product, 2", "bmn", classes=2),
+    ),
+)
+
+RCL_STEPS = Study(
+    "rcl-steps",
+    "RCL: steps of refinement",
+    "On BMN, spans of any action. Published is the paper's supplement: average mAP on ActivityNet, trained with ten. "
+    "The first rows are the same weights, trained with five steps, and so many at inference.",
+    (
+        _rcl("5, as trained", "rcl", 35.85, EVERY_SEED),
+        _rcl_steps(0, 35.41),
+        _rcl_steps(1, 35.60),
+        _rcl_steps(10, 35.98),
+        _rcl_steps(15, 35.64),
+        _rcl("0, trained so", "rcl-0", 35.41, iterations=0),
+        _rcl("10, trained so", "rcl-10", 35.98, iterations=10),
+    ),
+    costs=True,
+)
+
+RCL_SAMPLING = Study(
+    "rcl-sampling",
+    "RCL: which spans are asked for",
+    "On BMN, spans of any action. By length of action: [rcl_lengths.md](rcl_lengths.md).",
+    (
+        _rcl("scale-invariant", "rcl", seeds=EVERY_SEED),
+        _rcl("regular", "rcl-regular", sampling="regular", rows=64),
+        _rcl("sparse by half", "rcl-sparse-half", sampling="sparse-half", rows=64),
+        _rcl("sparse by levels", "rcl-sparse-levels", sampling="sparse-levels", rows=64),
+    ),
+    costs=True,
+)
+
+APART = {"options": {"diversity_weight": 0.0, "norm_weight": 0.0}}
+CMCS_PARTS = Study(
+    "cmcs-parts",
+    "CMCS: branches and hard negatives",
+    "From labels of whole videos alone. Published is the paper's supplement: mean mAP over tIoU 0.1 to 0.5 on "
+    "THUMOS14. Masking leaves static snippets out where the run is judged; HN shows them as background in training.",
+    (
+        _cmcs("baseline", "cmcs-baseline", 28.8, static=None, detector=_branches(1), loss=APART),
+        Row(
+            "+ masking",
+            "cmcs",
+            "cmcs-masking",
+            {"static": {"folder": "motion", "use": "judging"}, "detector": _branches(1), "loss": APART},
+            published=28.6,
+            weights_of="cmcs-baseline",
+        ),
+        _cmcs("+ HN", "cmcs-negatives", 32.7, detector=_branches(1), loss=APART),
+        _cmcs("+ branches, label loss", "cmcs-branches-label", 29.1, static=None, loss=APART),
+        _cmcs("+ branches", "cmcs-branches", 34.8, static=None),
+        _cmcs("full", "cmcs", 37.4, EVERY_SEED),
+        _cmcs("HN, one wide branch", "cmcs-wide", 32.9, detector=_branches(1, branch_layers=[[64, 3]]), loss=APART),
+        _cmcs("average pooling", "cmcs-average", 36.3, detector={"options": {"pooling": "average"}}),
+        _cmcs("kernels of 1", "cmcs-kernel1", 35.1, detector={"options": {"branch_layers": [[16, 1]]}}),
+    ),
+)
+
+CMCS_SCORING = Study(
+    "cmcs-scoring",
+    "CMCS: what a segment's score is made of",
+    "Published is the paper's supplement, as above.",
+    (
+        _cmcs("inside, outside, video", "cmcs", 37.4, EVERY_SEED),
+        _scoring("inside", "cmcs-inner", 36.6, score="inner", global_weight=0.0),
+        _scoring("inside, outside", "cmcs-no-global", 36.8, global_weight=0.0),
+        _scoring("inside, video", "cmcs-no-outer", 37.0, score="inner"),
+    ),
+)
+
+CMCS_BRANCHES = Study(
+    "cmcs-branches",
+    "CMCS: number of branches",
+    "The paper shows a curve, whose numbers are not known here.",
+    tuple(
+        _cmcs(f"{count}", f"cmcs-{count}", None, detector=_branches(count))
+        if count != 4
+        else _cmcs("4", "cmcs", None, EVERY_SEED)
+        for count in (1, 2, 3, 4, 6, 8)
+    ),
+)
+
+CMCS_CLASSES = Study(
+    "cmcs-classes",
+    "CMCS: what hard negatives do to each class",
+    "Average precision, mean over tIoU.",
+    (
+        _cmcs("without", "cmcs-branches", None, static=None),
+        _cmcs("with", "cmcs", None, EVERY_SEED),
+    ),
+    by_class=True,
+)
+
+STUDIES = (
+    DETECTORS,
+    PROPOSALS,
+    NAMES,
+    RCL_STEPS,
+    RCL_SAMPLING,
+    ASL_SENSITIVITY,
+    AMNET_WIDTH,
+    AMNET_DEPTH,
+    AMNET_MASK,
+    REACT_PARTS,
+    CMCS_PARTS,
+    CMCS_SCORING,
+    CMCS_BRANCHES,
+    CMCS_CLASSES,
+)

@@ -20,7 +20,7 @@ from models import bundle as bundles
 from models.bundle import Bundle, BundleError
 from models.catalog import DETECTORS
 from models.classifiers.video_classifier import VideoClassifier
-from models.detectors.detector import Detector, Lengths
+from models.detectors.detector import OUTPUTS, Detector, Lengths
 from models.manifest import Whole, Windowing
 from models.postprocessing import Fusion
 from service.errors import InvalidBundle, InvalidOptions
@@ -89,11 +89,11 @@ def plan(recipe: Recipe, origin: Path, form: Format) -> Plan:
     before = fronts.front(recipe, origin, SUFFIXES[form])
     graphs = dict(before.graphs)
     detector = _detector(recipe, before.channels, origin) if recipe.detector else None
-    if detector is not None:
+    if recipe.detector is not None and detector is not None:
         name = _detector_graph(form)
         if name in before.ready:
             raise InvalidOptions(f"features_of: a stream's graph there is called {name}, as the detector's will be")
-        graphs[name] = from_detector(detector)
+        graphs[name] = from_detector(detector, DETECTORS[recipe.detector.network].output_kind)
     if recipe.classifier is not None:
         name = _classifier_graph(form)
         if name in before.ready:
@@ -171,7 +171,7 @@ def _manifest(recipe: Recipe, before: Front, detector: Detector | None, form: Fo
         document |= {
             "output_kind": entry.output_kind,
             "windowing": recipe.windowing or entry.windowing(detector.config.lengths),
-            "detector": {"graph": _detector_graph(form), "groups": "groups"},
+            "detector": {"graph": _detector_graph(form), **{name: name for name in OUTPUTS[entry.output_kind]}},
             "postprocessing": recipe.postprocessing or entry.rules[_rules(recipe.detector)](),
         }
     if recipe.classifier is not None:

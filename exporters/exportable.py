@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from models.backbones.backbone import CHANNELS, Backbone
 from models.classifiers.video_classifier import VideoClassifier
-from models.detectors.detector import Detector
+from models.detectors.detector import OUTPUTS, Detector, OutputKind
 from service.runtime.session import TensorSpec
 
 BATCHES = (1, 2, 3)
@@ -111,8 +111,8 @@ def from_backbone(network: Backbone, output: Literal["features", "scores"] = "fe
     return Exportable(graph, (clips,), (Port(output, "float", (count, width)),))
 
 
-def from_detector(network: Detector) -> Exportable:
-    """Features and mask in, candidates out."""
+def from_detector(network: Detector, kind: OutputKind = "candidates") -> Exportable:
+    """Features and mask in, candidates or activations out."""
     config = network.config
     lengths = config.lengths
     unit = lengths.multiple_of
@@ -122,11 +122,14 @@ def from_detector(network: Detector) -> Exportable:
         Port("features", "float", (windows, sum(config.input_channels), length)),
         Port("mask", "bool", (windows, length)),
     )
-    outputs = (
-        Port("spans", "float", (windows, None, 2)),
-        Port("scores", "float", (windows, None, config.num_classes)),
-        Port("groups", "int64", (None,)),
-    )
+    sizes: dict[str, tuple[int | Axis | None, ...]] = {
+        "spans": (windows, None, 2),
+        "scores": (windows, None, config.num_classes),
+        "groups": (None,),
+        "activations": (windows, length, config.num_classes),
+        "video_scores": (windows, config.num_classes),
+    }
+    outputs = tuple(Port(name, "int64" if name == "groups" else "float", sizes[name]) for name in OUTPUTS[kind])
     return Exportable(_DetectorGraph(network).eval(), inputs, outputs)
 
 

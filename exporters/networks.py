@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import torch
 from pydantic import TypeAdapter, ValidationError
-from torch import nn
+from torch import Tensor, nn
 
 from exporters import published
 from exporters.recipe import NetworkRecipe
@@ -59,7 +59,7 @@ def _entry(wanted: NetworkRecipe, catalogue: Mapping[str, Entry]) -> Entry:
 
 def _build(wanted: NetworkRecipe, entry: AnyEntry, folder: Path, known: Mapping[str, Any]) -> nn.Module:
     """`known` are options that follow from the rest of the recipe; weights are looked up from `folder`."""
-    state = published.read(folder / wanted.weights) if wanted.weights else None
+    state = _weights(wanted, folder)
     if wanted.layout is not None and wanted.config is not None and state is not None:
         return published.load(wanted.network, wanted.layout, state, wanted.config)
     torch.manual_seed(wanted.seed)
@@ -68,6 +68,16 @@ def _build(wanted: NetworkRecipe, entry: AnyEntry, folder: Path, known: Mapping[
     if state is not None:
         return published.fill(network, state, wanted.network)
     return scatter(network, wanted.seed).eval()
+
+
+def _weights(wanted: NetworkRecipe, folder: Path) -> dict[str, Tensor] | None:
+    match wanted.weights:
+        case None:
+            return None
+        case str():
+            return published.read(folder / wanted.weights)
+    parts = {name: published.read(folder / path) for name, path in wanted.weights.items()}
+    return {f"{name}/{weight}": value for name, part in parts.items() for weight, value in part.items()}
 
 
 def configure(entry: AnyEntry, wanted: NetworkRecipe, known: Mapping[str, Any]) -> Any:

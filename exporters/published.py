@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from exporters.layouts import actionformer, afsd, bmn, gtad, i3d, react, tadtr, tsn
+from exporters.layouts import actionformer, afsd, bmn, cmcs, gtad, i3d, react, tadtr, tsn
 from exporters.layouts.layout import Layout, State
 from service.errors import InvalidOptions, TalError, WeightsMismatch, first_line
 
@@ -24,6 +24,7 @@ LAYOUTS: Mapping[str, Mapping[str, Layout]] = {
     "actionformer": actionformer.LAYOUTS,
     "afsd": afsd.LAYOUTS,
     "bmn": bmn.LAYOUTS,
+    "cmcs": cmcs.LAYOUTS,
     "gtad": gtad.LAYOUTS,
     "i3d": i3d.LAYOUTS,
     "react": react.LAYOUTS,

@@ -16,16 +16,21 @@ from models.postprocessing import Fusion
 from models.schema import Count, Label, Part, Positive, Size
 from service.errors import InvalidOptions
 
+WeightsFile = Annotated[str, Field(min_length=1)]
+
 
 class NetworkRecipe(Part):
-    """A network of the catalogue, or a published one; without weights it gets random ones, drawn from `seed`."""
+    """A network of the catalogue, or a published one; without weights it gets random ones, drawn from `seed`.
+
+    Several files of weights are one network's parts: what a file is called here stands before its weights' names.
+    """
 
     network: str
     preset: str | None = None
     options: dict[str, Any] = Field(default_factory=dict)
     layout: str | None = None
     config: dict[str, Any] | None = None
-    weights: Annotated[str, Field(min_length=1)] | None = None
+    weights: WeightsFile | Annotated[dict[Label, WeightsFile], Field(min_length=1)] | None = None
     seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
 
     @model_validator(mode="after")

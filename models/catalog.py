@@ -32,6 +32,10 @@ from models.detectors import (
     bmn_config,
     bmn_loss,
     bmn_rules,
+    cmcs,
+    cmcs_config,
+    cmcs_loss,
+    cmcs_rules,
     gtad,
     gtad_config,
     gtad_loss,
@@ -48,7 +52,7 @@ from models.detectors import (
     tadtr_loss,
     tadtr_rules,
 )
-from models.detectors.detector import Detector, Lengths
+from models.detectors.detector import Detector, Lengths, OutputKind
 
 
 @dataclass(frozen=True)
@@ -69,11 +73,14 @@ class Preset(NamedTuple):
 
 @dataclass(frozen=True)
 class DetectorEntry:
+    """`supervision`: what it learns from, the times of actions or only which of them a whole video holds."""
+
     network: Callable[[Any], Detector]
     loss: Callable[[Any, Any], nn.Module]
     windowing: Callable[[Lengths], dict[str, Any]]
     named: Mapping[str, Preset]
-    output_kind: Literal["candidates", "activations"] = "candidates"
+    output_kind: OutputKind = "candidates"
+    supervision: Literal["segments", "videos"] = "segments"
 
     @property
     def presets(self) -> dict[str, Callable[[], Any]]:
@@ -222,6 +229,24 @@ DETECTORS: Mapping[str, DetectorEntry] = {
             "activitynet-fused": Preset(rcl_config.activitynet, rcl_loss.activitynet, bmn_rules.activitynet_fused),
             "compact": Preset(lambda: rcl_config.compact(2048), rcl_loss.activitynet, bmn_rules.thumos),
         },
+    ),
+    "cmcs": DetectorEntry(
+        cmcs.Cmcs,
+        cmcs_loss.CmcsLoss,
+        cmcs_rules.windowing,
+        {
+            "thumos": Preset(cmcs_config.thumos, cmcs_loss.CmcsLossConfig, cmcs_rules.thumos),
+            "thumos-untrimmednet": Preset(
+                cmcs_config.thumos_untrimmednet, cmcs_loss.CmcsLossConfig, cmcs_rules.thumos_untrimmednet
+            ),
+            "activitynet": Preset(cmcs_config.activitynet, cmcs_loss.CmcsLossConfig, cmcs_rules.activitynet),
+            "activitynet-untrimmednet": Preset(
+                cmcs_config.activitynet_untrimmednet, cmcs_loss.CmcsLossConfig, cmcs_rules.activitynet_untrimmednet
+            ),
+            "compact": Preset(lambda: cmcs_config.compact(2048, 20), cmcs_loss.CmcsLossConfig, cmcs_rules.compact),
+        },
+        output_kind="activations",
+        supervision="videos",
     ),
     "react": DetectorEntry(
         react.ReAct,

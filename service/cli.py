@@ -27,8 +27,10 @@ from service.commands import (
     demo,
     evaluate,
     extract,
+    feature_detect,
     jobs,
     keys,
+    motion,
     pretrain,
     remote_detect,
     serve,
@@ -79,6 +81,7 @@ for command in (
     synth.synth,
     dataset.dataset,
     extract.extract,
+    motion.motion,
     pretrain.pretrain,
     train.train,
     evaluate.evaluate,
@@ -104,7 +107,9 @@ def main() -> None:
 
 @app.command()
 def detect(
-    files: Annotated[list[Path], typer.Argument(help="Videos.", metavar="FILE...", show_default=False)],
+    files: Annotated[
+        list[Path], typer.Argument(help="Videos, or files of features.", metavar="FILE...", show_default=False)
+    ],
     bundle: Annotated[
         str | None, typer.Option("--bundle", "-b", help="Model: a bundle's folder, or a name under TAL_HOME/models.")
     ] = None,
@@ -132,12 +137,34 @@ def detect(
         str | None,
         typer.Option(envvar="TAL_SERVER", help="Upload to the service at this URL, instead of running a model here."),
     ] = None,
+    features: Annotated[
+        bool, typer.Option("--features", help="FILEs hold features (.npz, .npy, .h5) instead of videos.")
+    ] = False,
+    stride_frames: Annotated[
+        float | None, typer.Option(help="Of features made elsewhere: frames between rows; default as the bundle's.")
+    ] = None,
+    offset_frames: Annotated[
+        float | None, typer.Option(help="The frame that row 0 stands for; default the middle of its clip.")
+    ] = None,
+    clip_frames: Annotated[int | None, typer.Option(help="Frames that a row saw; default as the bundle's.")] = None,
+    fps: Annotated[float | None, typer.Option(help="Frames per second that rows were made at.")] = None,
+    layout: Annotated[
+        Literal["tc", "ct"] | None, typer.Option(help="Rows first (tc, the default), or channels first.")
+    ] = None,
+    array: Annotated[
+        str | None, typer.Option(help="Name in an .npz or .h5; several by commas stand side by side.")
+    ] = None,
 ) -> None:
     """Which actions happen in each FILE, from when to when.
 
     A file that cannot be read does not stop the others; the exit status is then 1.
     """
+    how = feature_detect.FeatureOptions(stride_frames, offset_frames, clip_frames, fps, layout, array)
+    if how.given and not features:
+        raise InvalidOptions(f"{', '.join(how.given)}: for files of features; --features says that they are")
     if server:
+        if features:
+            raise InvalidOptions("--features is for models that run here; the service takes videos")
         if device is not None or preset != "use":
             raise InvalidOptions("--device and --preset are for models that run here; the service has its own")
         known = remote_detect.known_labels(server, bundle) if labels else ()
@@ -159,7 +186,12 @@ def detect(
         for number, (path, name) in enumerate(zip(files, names, strict=True), 1):
             follow = track(f"{name} ({number}/{len(files)})" if len(files) > 1 else name)
             try:
-                result = localize(path, model, options, decoding=decoding(config), preset=preset, on_progress=follow)
+                if features:
+                    result = feature_detect.localize_file(path, model, options, preset, how)
+                else:
+                    result = localize(
+                        path, model, options, decoding=decoding(config), preset=preset, on_progress=follow
+                    )
             except TalError as error:
                 failed += 1
                 _complain(f"{path}: {error} [{error.code}]")

@@ -11,8 +11,11 @@ from torch import nn
 DECAYING = (nn.modules.conv._ConvNd, nn.Linear)  # noqa: SLF001  (torch's own parent of all convolutions)
 
 
-def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Only kernels of convolutions and linear layers decay; biases, norms, scales and encodings do not."""
+def parameter_groups(network: nn.Module, weight_decay: float, *, all_alike: bool = False) -> list[dict[str, Any]]:
+    """Only kernels of convolutions and linear layers decay; biases, norms, scales and encodings do not, unless
+    `all_alike`."""
+    if all_alike:
+        return [{"params": [one for one in network.parameters() if one.requires_grad], "weight_decay": weight_decay}]
     decaying = {
         id(weight)
         for module in network.modules()

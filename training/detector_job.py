@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.catalog import DetectorEntry
@@ -38,10 +39,19 @@ LENIENT = Allowance(overrun_s=float("inf"), empty=True)
 
 @dataclass(frozen=True)
 class Split:
-    """Annotated videos and where their features come from, video by video, when they are needed."""
+    """Annotated videos and where their features come from, video by video, when they are needed.
+
+    `load_dense` gives the rows between those that a detector sees, too, where some are passed over. `silent`: snippets
+    whose activations are 0 where the run is judged.
+    """
 
     ground_truth: GroundTruth
     load: Callable[[str], FeatureSequence]
+    load_dense: Callable[[str], FeatureSequence] | None = None
+    silent: Callable[[str, FeatureSequence], NDArray[np.bool_]] | None = None
+
+    def load_all_rows(self, video: str) -> FeatureSequence:
+        return (self.load_dense or self.load)(video)
 
 
 class Batch(NamedTuple):
@@ -70,9 +80,10 @@ class Subject:
     labels: tuple[str, ...]
     rules: str
     names: VideoNames | None = None
+    postprocessing: Mapping[str, Any] | None = None
 
     def loaded(self, network: nn.Module) -> LoadedModel:
-        return eager.load(cast("Detector", network), self.entry, self.rules, self.labels)
+        return eager.load(cast("Detector", network), self.entry, self.rules, self.labels, self.postprocessing)
 
     @property
     def judged_labels(self) -> tuple[str, ...]:
@@ -84,7 +95,45 @@ class Subject:
         return found if self.names is None else video_scores.named(found, self.names.scores, self.names.fusion)
 
 
-class DetectorJob:
+class JudgedJob:
+    """What all jobs of detectors have in common: their loss, and how they are judged."""
+
+    def __init__(self, subject: Subject, validation: Split | None, protocol: Protocol) -> None:
+        self._subject, self._validation, self._protocol = subject, validation, protocol
+
+    @property
+    def network(self) -> nn.Module:
+        return self._subject.network
+
+    @property
+    def loss(self) -> nn.Module:
+        return self._subject.loss
+
+    def losses(self, network: nn.Module, batch: Batch) -> Losses:
+        device = next(network.parameters()).device
+        features, mask = (part.to(device, non_blocking=True) for part in (batch.features, batch.mask))
+        outputs = network(features, mask)
+        targets = [
+            Targets(target.spans.to(device), target.labels.to(device), target.weight) for target in batch.targets
+        ]
+        # Sums over thousands of points need more digits than half precision has.
+        with torch.autocast(device.type, enabled=False):
+            return cast("Losses", self._subject.loss(_in_float32(outputs), targets))
+
+    def validate(self, network: nn.Module) -> Mapping[str, float]:
+        if self._validation is None:
+            return {}
+        result = judge(
+            self._subject.predict(network, self._validation),
+            self._validation,
+            self._subject.judged_labels,
+            self._protocol,
+        )
+        means = zip(self._protocol.tious, result.precision.means, strict=True)
+        return {"average": result.average, **{f"mAP@{tiou:g}": float(mean) for tiou, mean in means}}
+
+
+class DetectorJob(JudgedJob):
     """An epoch is a pass over all videos in random order, `windows_per_video` samples of each; what full batches leave
     over sits this one out.
     """
@@ -92,9 +141,9 @@ class DetectorJob:
     def __init__(
         self, subject: Subject, train: Split, validation: Split | None, plan: Plan, protocol: Protocol
     ) -> None:
-        self._subject, self._plan, self._protocol = subject, plan, protocol
+        super().__init__(subject, validation, protocol)
+        self._plan = plan
         self._train = replace(train, ground_truth=without_duplicates(for_labels(train.ground_truth, subject.labels)))
-        self._validation = validation
         videos = np.unique(self._train.ground_truth.video_indices)
         if not len(videos):
             raise InvalidOptions("no video of the training subset has an action; training needs some")
@@ -106,14 +155,6 @@ class DetectorJob:
         )
         self._cached: dict[int, Steps] = {}
         self._room_bytes = plan.training.cache_mib * MIB
-
-    @property
-    def network(self) -> nn.Module:
-        return self._subject.network
-
-    @property
-    def loss(self) -> nn.Module:
-        return self._subject.loss
 
     @property
     def steps_per_epoch(self) -> int:
@@ -140,27 +181,6 @@ class DetectorJob:
                 for sample in drawn
             ),
         )
-
-    def losses(self, network: nn.Module, batch: Batch) -> Losses:
-        device = next(network.parameters()).device
-        features, mask = (part.to(device, non_blocking=True) for part in (batch.features, batch.mask))
-        outputs = network(features, mask)
-        targets = [Targets(target.spans.to(device), target.labels.to(device)) for target in batch.targets]
-        # Sums over thousands of points need more digits than half precision has.
-        with torch.autocast(device.type, enabled=False):
-            return cast("Losses", self._subject.loss(_in_float32(outputs), targets))
-
-    def validate(self, network: nn.Module) -> Mapping[str, float]:
-        if self._validation is None:
-            return {}
-        result = judge(
-            self._subject.predict(network, self._validation),
-            self._validation,
-            self._subject.judged_labels,
-            self._protocol,
-        )
-        means = zip(self._protocol.tious, result.precision.means, strict=True)
-        return {"average": result.average, **{f"mAP@{tiou:g}": float(mean) for tiou, mean in means}}
 
     def _sample(self, video: int, draws: np.random.Generator) -> Sample:
         return samples.draw(self._steps(video), self._sampling, draws)
@@ -204,7 +224,8 @@ def subject_of(plan: Plan, labels: tuple[str, ...], channels: int) -> Subject:
     except ValueError as error:
         raise InvalidOptions(f"{what}: {error}") from None
     names = (ANY_CLASS,) if config.num_classes == 1 else labels
-    return Subject(entry, network, loss, names, plan.detector.rules or plan.detector.preset)
+    rules = plan.detector.rules or plan.detector.preset
+    return Subject(entry, network, loss, names, rules, postprocessing=plan.detector.postprocessing)
 
 
 def windowing_of(subject: Subject) -> Windowing:
@@ -239,7 +260,7 @@ def for_labels(ground_truth: GroundTruth, labels: tuple[str, ...]) -> GroundTrut
 def predict(model: LoadedModel, split: Split) -> dict[str, Any]:
     """ActivityNet's form of predictions for all videos of the split."""
     truth = split.ground_truth
-    return eager.predict(model, zip(truth.videos, truth.durations_s.tolist(), strict=True), split.load)
+    return eager.predict(model, zip(truth.videos, truth.durations_s.tolist(), strict=True), split.load, split.silent)
 
 
 def judge(predictions: Mapping[str, Any], split: Split, labels: tuple[str, ...], protocol: Protocol) -> Result:

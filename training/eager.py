@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from models import bundle as bundles
-from models.bundle import Bundle
+from models.bundle import Bundle, BundleError
 from models.catalog import DetectorEntry
-from models.detectors.detector import Detector
+from models.detectors.detector import OUTPUTS, Detector, OutputKind
 from models.postprocessing import Postprocessing
+from service.errors import InvalidOptions
 from service.localization import DetectOptions, Segment
 from service.pipeline import detection, segments
 from service.pipeline.features import FeatureSequence
 from service.runtime.feature_ops import HostOps
 from service.runtime.loaded_model import LoadedGraph, LoadedModel
-from service.runtime.session import Tensor, TensorSpec, to_numpy
+from service.runtime.session import Session, Tensor, TensorSpec, to_numpy
+from training.plan import merged
 
-OUTPUTS = ("spans", "scores", "groups")
 # Nothing but the detector is run; a manifest needs a stream all the same.
 STREAM = {"name": "features", "graph": "features", "clip_frames": 1, "outputs": {"features": "features"}}
 
@@ -32,17 +35,22 @@ class DetectorSession:
     provider = "PyTorch"
     keeps_on_device = False
 
-    def __init__(self, network: Detector) -> None:
+    def __init__(self, network: Detector, kind: OutputKind) -> None:
         config = network.config
         self._network = network
         self.inputs: tuple[TensorSpec, ...] = (
             TensorSpec("features", (None, sum(config.input_channels), config.lengths.fixed), "float"),
             TensorSpec("mask", (None, config.lengths.fixed), "bool"),
         )
-        self.outputs: tuple[TensorSpec, ...] = (
-            TensorSpec("spans", (None, None, 2), "float"),
-            TensorSpec("scores", (None, None, config.num_classes), "float"),
-            TensorSpec("groups", (None,), "int64"),
+        shapes: dict[str, tuple[int | None, ...]] = {
+            "spans": (None, None, 2),
+            "scores": (None, None, config.num_classes),
+            "groups": (None,),
+            "activations": (None, config.lengths.fixed, config.num_classes),
+            "video_scores": (None, config.num_classes),
+        }
+        self.outputs: tuple[TensorSpec, ...] = tuple(
+            TensorSpec(name, shapes[name], "int64" if name == "groups" else "float") for name in OUTPUTS[kind]
         )
 
     def run(
@@ -53,12 +61,44 @@ class DetectorSession:
         given = [torch.from_numpy(np.ascontiguousarray(to_numpy(feeds[spec.name]))).to(device) for spec in self.inputs]
         with torch.inference_mode():
             found = self._network.decode(self._network(*given))
-        named = zip(OUTPUTS, found, strict=True)
-        return {name: value.cpu().numpy() for name, value in named if not want or name in want}
+        named = zip(self.outputs, found, strict=True)
+        return {spec.name: value.cpu().numpy() for spec, value in named if not want or spec.name in want}
 
 
-def load(network: Detector, entry: DetectorEntry, rules: str, labels: tuple[str, ...]) -> LoadedModel:
-    """The network in evaluation mode as a loaded bundle, with the windowing and the named rules of its catalogue."""
+class HushedSession:
+    """A detector of activations, of which those at the given steps of the one window that it sees are 0."""
+
+    keeps_on_device = False
+
+    def __init__(self, session: Session, silent: NDArray[np.bool_]) -> None:
+        self._session, self._silent = session, silent
+        self.provider, self.inputs, self.outputs = session.provider, session.inputs, session.outputs
+
+    def run(
+        self, feeds: Mapping[str, Tensor], *, keep: Collection[str] = (), want: Collection[str] = ()
+    ) -> dict[str, Tensor]:
+        found = self._session.run(feeds, keep=keep, want=want)
+        curves = to_numpy(found["activations"])
+        if curves.shape[:2] != (1, len(self._silent)):
+            raise InvalidOptions(
+                f"static snippets can be silenced where one window holds the video; found {curves.shape[0]} of "
+                f"{curves.shape[1]} steps for {len(self._silent)} snippets"
+            )
+        return {**found, "activations": np.where(self._silent[None, :, None], np.float32(0), curves)}
+
+
+def load(
+    network: Detector,
+    entry: DetectorEntry,
+    rules: str,
+    labels: tuple[str, ...],
+    changes: Mapping[str, Any] | None = None,
+) -> LoadedModel:
+    """The network in evaluation mode as a loaded bundle, with the windowing and the named rules of its catalogue.
+
+    `changes` replace keys of both presets of these rules.
+    """
+    presets = {name: merged(preset, changes or {}) for name, preset in entry.rules[rules]().items()}
     draft = {
         "name": "in-training",
         "version": "0",
@@ -69,12 +109,21 @@ def load(network: Detector, entry: DetectorEntry, rules: str, labels: tuple[str,
         "grid": {"fps": "native", "stride_frames": 1, "offset_frames": 0},  # each feature sequence brings its own
         "output_kind": entry.output_kind,
         "windowing": entry.windowing(network.config.lengths),
-        "detector": {"graph": "detector", "groups": "groups"},
-        "postprocessing": entry.rules[rules](),
+        "detector": {"graph": "detector", **{name: name for name in OUTPUTS[entry.output_kind]}},
+        "postprocessing": presets,
     }
-    manifest = bundles.parse_manifest(bundles.compose(draft, {"features": b"", "detector": b""}))
-    session = DetectorSession(network.eval())
+    try:
+        manifest = bundles.parse_manifest(bundles.compose(draft, {"features": b"", "detector": b""}))
+    except BundleError as error:
+        raise InvalidOptions(f"detector.postprocessing: {error}") from None
+    session = DetectorSession(network.eval(), entry.output_kind)
     return LoadedModel(Bundle(Path(), manifest, ""), (), LoadedGraph(session, None), None, HostOps())
+
+
+def hushed(model: LoadedModel, silent: NDArray[np.bool_]) -> LoadedModel:
+    if model.detector is None or model.manifest.output_kind != "activations":
+        raise InvalidOptions("static snippets are silenced in curves of activation; this detector gives candidates")
+    return replace(model, detector=LoadedGraph(HushedSession(model.detector.session, silent), None))
 
 
 def localize(sequence: FeatureSequence, model: LoadedModel) -> list[Segment]:
@@ -93,10 +142,17 @@ def evaluation_rules(model: LoadedModel) -> Postprocessing:
 
 
 def predict(
-    model: LoadedModel, videos: Iterable[tuple[str, float]], load_features: Callable[[str], FeatureSequence]
+    model: LoadedModel,
+    videos: Iterable[tuple[str, float]],
+    load_features: Callable[[str], FeatureSequence],
+    silent: Callable[[str, FeatureSequence], NDArray[np.bool_]] | None = None,
 ) -> dict[str, Any]:
     """Videos with their durations in seconds (NaN: unknown) in, ActivityNet's form of predictions out."""
-    results = {video: _within(localize(load_features(video), model), duration_s) for video, duration_s in videos}
+    results = {}
+    for video, duration_s in videos:
+        sequence = load_features(video)
+        judged = model if silent is None else hushed(model, silent(video, sequence))
+        results[video] = _within(localize(sequence, judged), duration_s)
     return {"version": "1.3", "results": results, "external_data": {}}
 
 

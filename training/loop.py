@@ -38,6 +38,8 @@ LAST, BEST, WEIGHTS = "last.safetensors", "best.safetensors", "weights.safetenso
 class LoopConfig(Part):
     """How to descend. Warm-up comes before `epochs`, and milestones count epochs after it, as in published settings.
 
+    `optimiser` None is AdamW, whose decay is apart from the gradient and for kernels alone; "adam" adds the decay of
+    every weight to its gradient.
     `ema`: how much of the averaged weights each step keeps; None trains without. `clip_norm` None never clips.
     Parameters whose name holds one of `slow_parameters` learn at `slow_factor` of the rate.
     `keep`: so many earlier checkpoints stay beside the last. `validate_every_epochs` 0 never validates.
@@ -51,6 +53,7 @@ class LoopConfig(Part):
     milestones: tuple[Count, ...] = ()
     gamma: Positive = 0.1
     weight_decay: NonNegative = 0.05
+    optimiser: Literal["adam"] | None = None
     slow_parameters: tuple[str, ...] = ()
     slow_factor: Positive = 0.1
     betas: tuple[Share, Share] = (0.9, 0.999)
@@ -136,7 +139,7 @@ class _State:
     network: nn.Module
     average: nn.Module
     loss: nn.Module
-    optimiser: torch.optim.AdamW
+    optimiser: torch.optim.Adam
     scaler: torch.amp.GradScaler
     step: int = 0
     best: float | None = None
@@ -207,10 +210,12 @@ def _start(job: TrainingJob, config: LoopConfig, device: torch.device) -> _State
     average = network
     if config.ema is not None:
         average = copy.deepcopy(network).eval().requires_grad_(requires_grad=False)
-    groups = parameter_groups(nn.ModuleList([network, loss]), config.weight_decay)
+    both = nn.ModuleList([network, loss])
+    groups = parameter_groups(both, config.weight_decay, all_alike=config.optimiser == "adam")
     if config.slow_parameters:
         groups = slowed(groups, network, config.slow_parameters, config.slow_factor)
-    optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas)
+    kind = torch.optim.Adam if config.optimiser == "adam" else torch.optim.AdamW
+    optimiser = kind(groups, lr=config.learning_rate, betas=config.betas)
     scaled = config.mixed_precision == "fp16" and device.type == "cuda"
     return _State(network, average, loss, optimiser, torch.amp.GradScaler(device.type, enabled=scaled))
 
@@ -325,7 +330,7 @@ def _take_up(state: _State, config: LoopConfig, tensors: Mapping[str, Tensor], f
     for name, weight in state.learning.items():
         moments = checkpoints.only(name, tensors)
         if moments:
-            # AdamW counts its steps on the host.
+            # Both optimisers count their steps on the host.
             state.optimiser.state[weight] = {
                 key: value if key == "step" else value.to(device) for key, value in moments.items()
             }

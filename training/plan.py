@@ -26,6 +26,7 @@ from training.evaluation import video_scores
 from training.evaluation.protocols import PROTOCOLS
 from training.feature_files import FeatureRule
 from training.loop import LoopConfig
+from training.static_parts import StaticRule
 
 Text = Annotated[str, Field(min_length=1)]
 RULE_KEYS = ("stride_frames", "offset_frames", "clip_frames", "fps", "layout", "array")
@@ -66,7 +67,9 @@ class DatasetPlan(Part):
 class FeaturePlan(Part):
     """`folder` holds a feature file per video (or is the one file of all). Features of `tal extract` say themselves
     how they were made; those of others need stride_frames, offset_frames and clip_frames; fps None is the video's.
-    `rule_of` "preset": these came with the preset, and stand aside for features that say it themselves."""
+    `rule_of` "preset": these came with the preset, and stand aside for features that say it themselves. `step_frames`:
+    the detector sees rows so far apart, a multiple of their stride; one that learns from whole videos begins at any
+    of the first ones."""
 
     folder: Text
     stride_frames: Positive | None = None
@@ -75,6 +78,7 @@ class FeaturePlan(Part):
     fps: Positive | None = None
     layout: Literal["tc", "ct"] = "tc"
     array: str | None = None
+    step_frames: Positive | None = None
     rule_of: Literal["preset"] | None = None
 
     @model_validator(mode="after")
@@ -101,12 +105,14 @@ class FeaturePlan(Part):
 
 
 class DetectorPlan(Part):
-    """`rules` names the preset whose windowing and post-processing judge it; by default its own."""
+    """`rules` names the preset whose windowing and post-processing judge it; by default its own. `postprocessing`
+    replaces keys of that."""
 
     network: Text
     preset: Text
     options: dict[str, Any] = Field(default_factory=dict)
     rules: Text | None = None
+    postprocessing: dict[str, Any] | None = None
 
     @property
     def entry(self) -> DetectorEntry:
@@ -132,16 +138,29 @@ class LossPlan(Part):
     options: dict[str, Any] = Field(default_factory=dict)
 
 
+class StaticPlan(StaticRule):
+    """Where hardly anything moves, nothing is done: hard negatives for detectors that learn from whole videos.
+
+    `folder` holds how much moves in every frame, as `tal motion` tells it. `use`: what is static teaches the background
+    ("training"), or its activations are 0 where the run is judged ("judging").
+    """
+
+    folder: Text
+    use: Literal["training", "judging"] = "training"
+
+
 class TrainingPlan(LoopConfig):
     """`trunc_thresh`: the share of an action that a cut must leave, or nothing is asked of it. `crop`: of a video
     shorter than a sample, a random share within these bounds is taken; None takes all of it. `windows_per_video`: so
-    many samples of each video make an epoch. `cache_mib` of features are kept in memory."""
+    many samples of each video make an epoch. `cache_mib` of features are kept in memory. `epoch_steps`, for detectors
+    that learn from whole videos: so many steps make an epoch; by default a pass over all videos and labels."""
 
     batch_size: Count = 2
     trunc_thresh: Fraction = 0.5
     crop: tuple[Fraction, Fraction] | None = (0.9, 1.0)
     windows_per_video: Count = 1
     cache_mib: Annotated[int, Field(ge=0)] = 1024
+    epoch_steps: Count | None = None
 
     @model_validator(mode="after")
     def _crop_rises(self) -> TrainingPlan:
@@ -177,6 +196,7 @@ class DataPlan(Part):
 class Plan(DataPlan):
     detector: DetectorPlan
     loss: LossPlan = LossPlan()
+    static: StaticPlan | None = None
     training: TrainingPlan
     protocol: Text = "activitynet"
     tious: Annotated[tuple[Tiou, ...], Field(min_length=1)] | None = None
@@ -192,6 +212,22 @@ class Plan(DataPlan):
                 f"{self.detector.network} has no loss {self.loss_preset!r}; accepted are {', '.join(losses)}"
             )
         check_options(self.loss.options, losses[self.loss_preset](), "loss")
+        return self
+
+    @model_validator(mode="after")
+    def _keys_are_for_this_supervision(self) -> Plan:
+        if self.detector.entry.supervision == "videos":
+            return self
+        given = [
+            name
+            for name, value in (("static", self.static), ("training.epoch_steps", self.training.epoch_steps))
+            if value is not None
+        ]
+        if given:
+            raise ValueError(
+                f"{', '.join(given)}: for detectors that learn from whole videos; {self.detector.network} learns from "
+                "the times of actions"
+            )
         return self
 
     @property
@@ -218,7 +254,7 @@ def parse(document: Any, changes: Mapping[str, Any] | None = None, origin: str =
     if "preset" in document:
         document = _over_preset(document, origin)
     if changes:
-        document = _merged(document, {"training": dict(changes)})
+        document = merged(document, {"training": dict(changes)})
     try:
         return Plan.model_validate_json(json.dumps(document))
     except ValidationError as error:
@@ -241,7 +277,7 @@ def _over_preset(document: Mapping[str, Any], origin: str) -> dict[str, Any]:
     features = own.get("features")
     if preset["features"] and isinstance(features, Mapping) and all(features.get(key) is None for key in RULE_KEYS):
         preset["features"]["rule_of"] = "preset"
-    return _merged(preset, own)
+    return merged(preset, own)
 
 
 def _preset(name: Any, origin: str) -> dict[str, Any]:
@@ -250,9 +286,10 @@ def _preset(name: Any, origin: str) -> dict[str, Any]:
     return presets.PRESETS[name]()
 
 
-def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested keys of `over` before those of `under`."""
     both = {
-        key: _merged(under[key], over[key])
+        key: merged(under[key], over[key])
         for key in under.keys() & over.keys()
         if isinstance(under[key], Mapping) and isinstance(over[key], Mapping)
     }
@@ -273,6 +310,7 @@ def check_options(options: Mapping[str, Any], preset: Any, what: str) -> None:
 
 def _check_files(found: Plan, folder: Path, origin: str) -> None:
     named = {"dataset.path": found.dataset.path, "features.folder": found.features.folder}
+    named |= {} if found.static is None else {"static.folder": found.static.folder}
     missing = [
         f"{key}: {folder / value} does not exist" for key, value in named.items() if not (folder / value).exists()
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,19 @@ import torch
 
 from service.errors import DeviceUnavailable, InvalidOptions
 from service.pipeline.features import FeatureSequence
-from training import checkpoints, detector_job, feature_files, loop, run_folder
+from training import checkpoints, detector_job, feature_files, loop, run_folder, samples, static_parts, video_label_job
 from training.datasets import catalog as datasets
 from training.datasets.dataset import Dataset, listed, refusal
 from training.detector_job import DetectorJob, Split, Subject, VideoNames
 from training.evaluation import video_scores
 from training.evaluation.protocols import PROTOCOLS, Protocol, Result
 from training.feature_files import FeatureRule, FeatureSettings
-from training.loop import Step
+from training.loop import Step, TrainingJob
 from training.plan import DataPlan, FeaturePlan, Plan
+from training.static_parts import Motion
+from training.video_label_job import Source, VideoLabelJob
 
+EXACT = 1e-6
 LABELS, PREDICTIONS, RESULT = "labels.json", "predictions.json", "result.json"
 WRITTEN = (run_folder.PLAN, run_folder.INPUTS, LABELS, PREDICTIONS, RESULT, "curve.csv", "validation.csv")
 
@@ -33,7 +37,7 @@ class Prepared:
     again."""
 
     subject: Subject
-    job: DetectorJob
+    job: TrainingJob
     test: Split
     protocol: Protocol
     inputs: Mapping[str, str]
@@ -41,10 +45,12 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Data:
-    """Annotated videos by subset, of how many channels their features are, and digests of all that."""
+    """Annotated videos by subset, of how many channels their features are, how many rows of these there are to each
+    that a detector sees, and digests of all that."""
 
     splits: Mapping[str, Split]
     channels: int
+    every: int
     digests: Mapping[str, str]
 
 
@@ -65,8 +71,13 @@ class Stored:
     how: FeatureSettings | FeatureRule
     durations_s: Mapping[str, float]
     fps: Mapping[str, float]
+    every: int = 1
 
     def load(self, video: str) -> FeatureSequence:
+        """The rows that a detector sees."""
+        return samples.thinned(self.load_dense(video), self.every)
+
+    def load_dense(self, video: str) -> FeatureSequence:
         duration_s = self.durations_s[video]
         known = None if duration_s != duration_s else duration_s  # noqa: PLR0124  (NaN: the annotations do not say)
         path = feature_files.find(self.source, video)
@@ -108,7 +119,20 @@ def run(
         run_folder.claim(folder, plan.model_dump(mode="json"), prepared.inputs)
         run_folder.write_json(folder / LABELS, list(prepared.subject.labels))
         done = loop.fit(prepared.job, plan.training, folder, where, on_step, on_validation)
-        return _judged(plan, prepared, done, folder, where)
+        trained = {
+            "best_validation": done.best,
+            "steps": done.steps,
+            "seconds": round(done.seconds, 3),
+            "resumed_at_step": done.first_step,
+        }
+        return _judged(plan, prepared, done.weights, folder, where, trained)
+
+
+def judge_again(plan: Plan, root: Path, weights: Path, folder: Path, device: str = "auto") -> Finished:
+    """Nothing is trained: weights that a run left are judged as this plan says, whose network must fit them."""
+    prepared = prepare(plan, root)
+    with run_folder.sole_writer(folder, "training"):
+        return _judged(plan, prepared, weights, folder, torch.device(choose_device(device)))
 
 
 def prepare(plan: Plan, root: Path) -> Prepared:
@@ -117,12 +141,20 @@ def prepare(plan: Plan, root: Path) -> Prepared:
     asked = PROTOCOLS[plan.protocol]
     protocol = asked if plan.tious is None else replace(asked, tious=plan.tious)
     data = data_of(plan, root)
-    train, test = data.splits[plan.dataset.train], data.splits[plan.dataset.judged_on]
+    splits, motion = data.splits, _motion(plan, root, data.splits)
+    if plan.static is not None and plan.static.use == "judging" and motion is not None:
+        silent = video_label_job.silent_rows(motion, plan.static)
+        splits = {subset: replace(split, silent=silent) for subset, split in splits.items()}
+    train, test = splits[plan.dataset.train], splits[plan.dataset.judged_on]
     labels = detector_job.trained_labels(train.ground_truth, protocol)
     subject = detector_job.subject_of(plan, labels, data.channels)
-    subject = replace(subject, names=_names(plan, root, subject.labels, data.splits))
-    validation = data.splits[plan.dataset.validation] if plan.dataset.validation else None
-    job = DetectorJob(subject, train, validation, plan, protocol)
+    subject = replace(subject, names=_names(plan, root, subject.labels, splits))
+    validation = splits[plan.dataset.validation] if plan.dataset.validation else None
+    if subject.entry.supervision == "segments":
+        job: TrainingJob = DetectorJob(subject, train, validation, plan, protocol)
+    else:
+        taught = motion if plan.static is not None and plan.static.use == "training" else None
+        job = VideoLabelJob(subject, Source(train, data.every, taught), validation, plan, protocol)
     return Prepared(subject, job, test, protocol, data.digests)
 
 
@@ -144,10 +176,12 @@ def choose_device(wanted: str) -> str:
     return "cuda" if there and wanted != "cpu" else "cpu"
 
 
-def _judged(plan: Plan, prepared: Prepared, done: loop.Result, folder: Path, where: torch.device) -> Finished:
-    """The final weights' predictions and figures, in the folder too."""
+def _judged(
+    plan: Plan, prepared: Prepared, weights: Path, folder: Path, where: torch.device, trained: Mapping[str, Any] = {}
+) -> Finished:
+    """The weights' predictions and figures, in the folder too, beside how they were `trained`."""
     subject, test = prepared.subject, prepared.test
-    tensors, _ = checkpoints.read(done.weights)
+    tensors, _ = checkpoints.read(weights)
     subject.network.load_state_dict(tensors)
     predictions = subject.predict(subject.network, test)
     run_folder.write_json(folder / PREDICTIONS, predictions)
@@ -157,10 +191,7 @@ def _judged(plan: Plan, prepared: Prepared, done: loop.Result, folder: Path, whe
         "judged_on": plan.dataset.judged_on,
         **result.summary(),
         "by_class": result.by_class(),
-        "best_validation": done.best,
-        "steps": done.steps,
-        "seconds": round(done.seconds, 3),
-        "resumed_at_step": done.first_step,
+        **trained,
         "device": where.type,
         "torch": torch.__version__,
         "plan": plan.model_dump(mode="json"),
@@ -175,8 +206,20 @@ def data_of(plan: DataPlan, root: Path) -> Data:
     stored = _stored(plan.features, root / plan.features.folder, tuple(data.values()))
     videos = _used_videos(plan, data)
     _check_features(stored, videos)
-    splits = {subset: Split(dataset.ground_truth, stored.load) for subset, dataset in data.items()}
-    return Data(splits, _channels(stored, videos[0]), _digests(data, stored, videos))
+    splits = {subset: Split(dataset.ground_truth, stored.load, stored.load_dense) for subset, dataset in data.items()}
+    return Data(splits, _channels(stored, videos[0]), stored.every, _digests(data, stored, videos))
+
+
+def _motion(plan: Plan, root: Path, splits: Mapping[str, Split]) -> Callable[[str], Motion] | None:
+    """How much moves in a video, where the plan says in which folder that is; refused where that lacks some video."""
+    if plan.static is None:
+        return None
+    folder = root / plan.static.folder
+    trained = plan.static.use == "training"
+    problems = feature_files.lacking(folder, _trained_videos(plan, splits) if trained else _judged_videos(plan, splits))
+    if problems:
+        raise refusal(problems, str(folder))
+    return partial(static_parts.read, folder)
 
 
 def _names(plan: Plan, root: Path, labels: tuple[str, ...], splits: Mapping[str, Split]) -> VideoNames | None:
@@ -189,8 +232,7 @@ def _names(plan: Plan, root: Path, labels: tuple[str, ...], splits: Mapping[str,
             f"video_scores name actions of any class; {plan.detector.network} tells {len(labels)} classes apart itself"
         )
     found = video_scores.read(asked.format, root / asked.path)
-    judging = [subset for subset in (plan.dataset.validation, plan.dataset.judged_on) if subset is not None]
-    lacking = found.lacking(dict.fromkeys(video for name in judging for video in splits[name].ground_truth.videos))
+    lacking = found.lacking(_judged_videos(plan, splits))
     if lacking:
         raise InvalidOptions(f"{root / asked.path}: holds no scores of {listed(lacking)}, which are judged")
     return VideoNames(found, asked.fusion)
@@ -214,7 +256,22 @@ def _stored(plan: FeaturePlan, source: Path, data: Sequence[Dataset]) -> Stored:
         truth = dataset.ground_truth
         durations_s |= dict(zip(truth.videos, truth.durations_s.tolist(), strict=True))
         fps |= dataset.fps
-    return Stored(source, _how_made(plan, source), durations_s, fps)
+    how = _how_made(plan, source)
+    return Stored(source, how, durations_s, fps, _every(plan, how))
+
+
+def _every(plan: FeaturePlan, how: FeatureSettings | FeatureRule) -> int:
+    """How many rows there are to each that a detector sees."""
+    if plan.step_frames is None:
+        return 1
+    stride_frames = how.grid.stride_frames if isinstance(how, FeatureSettings) else how.stride_frames
+    every = round(plan.step_frames / stride_frames)
+    if every < 1 or abs(every * stride_frames - plan.step_frames) > EXACT:
+        raise InvalidOptions(
+            f"features.step_frames is {plan.step_frames:g}; a multiple of the features' stride, {stride_frames:g}, is "
+            "needed, or null for every row"
+        )
+    return every
 
 
 def _how_made(plan: FeaturePlan, source: Path) -> FeatureSettings | FeatureRule:
@@ -236,13 +293,20 @@ def _how_made(plan: FeaturePlan, source: Path) -> FeatureSettings | FeatureRule:
 
 def _used_videos(plan: DataPlan, data: Mapping[str, Dataset]) -> tuple[str, ...]:
     """Those that are trained on, then those that are judged on; without an action a video trains nothing."""
-    train = data[plan.dataset.train].ground_truth
-    used = [train.videos[index] for index in np.unique(train.video_indices)]
+    used = _trained_videos(plan, data)
     if not used:
         raise InvalidOptions(f"no video of the training subset {plan.dataset.train!r} has an action")
+    return tuple(dict.fromkeys([*used, *_judged_videos(plan, data)]))
+
+
+def _trained_videos(plan: DataPlan, data: Mapping[str, Dataset | Split]) -> list[str]:
+    train = data[plan.dataset.train].ground_truth
+    return [train.videos[index] for index in np.unique(train.video_indices)]
+
+
+def _judged_videos(plan: DataPlan, data: Mapping[str, Dataset | Split]) -> list[str]:
     judging = [subset for subset in (plan.dataset.validation, plan.dataset.judged_on) if subset is not None]
-    judged = [video for subset in judging for video in data[subset].ground_truth.videos]
-    return tuple(dict.fromkeys([*used, *judged]))
+    return list(dict.fromkeys(video for subset in judging for video in data[subset].ground_truth.videos))
 
 
 def _check_features(stored: Stored, videos: Sequence[str]) -> None:

@@ -72,6 +72,19 @@ def steps_of(sequence: FeatureSequence, segments_s: Floats, labels: NDArray[np.i
     return Steps(values.T, spans, labels, sequence.clip_span_frames / 2 / grid.stride_frames)
 
 
+def thinned(sequence: FeatureSequence, every: int, phase: int = 0) -> FeatureSequence:
+    """Rows phase, phase + every, …, on their grid."""
+    if every == 1:
+        return sequence
+    grid = sequence.grid
+    offset_frames = grid.offset_frames + phase * grid.stride_frames
+    values = None if sequence.values is None else to_numpy(sequence.values)[phase::every]
+    scores = None if sequence.scores is None else sequence.scores[phase::every]
+    return FeatureSequence(
+        values, scores, grid.resampled(grid.stride_frames * every, offset_frames), sequence.clip_span_frames
+    )
+
+
 def draw(video: Steps, rule: Sampling, draws: np.random.Generator) -> Sample:
     total = video.features.shape[1]
     wanted = rule.length

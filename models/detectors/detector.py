@@ -1,12 +1,20 @@
-"""What every detector takes and gives: features and a mask in, candidates out."""
+"""What every detector takes and gives: features and a mask in, candidates or curves of activation out."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
+
+OutputKind = Literal["candidates", "activations"]
+# What a graph made of a detector gives, by the names that a manifest has for it.
+OUTPUTS: Mapping[OutputKind, tuple[str, ...]] = {
+    "candidates": ("spans", "scores", "groups"),
+    "activations": ("activations", "video_scores"),
+}
 
 
 class Candidates(NamedTuple):
@@ -17,11 +25,23 @@ class Candidates(NamedTuple):
     groups: Tensor
 
 
+class Activations(NamedTuple):
+    """How strong each class is at every step (B, T, K) and in a whole window (B, K), in [0, 1]; 0 without snippets."""
+
+    curves: Tensor
+    video_scores: Tensor
+
+
 class Targets(NamedTuple):
-    """The annotated actions of one video: spans (G, 2) in grid positions, labels (G,) int64."""
+    """The annotated actions of one video: spans (G, 2) in grid positions, labels (G,) int64.
+
+    Detectors that learn from whole videos look at the labels alone, and count a video `weight` times; a label beyond
+    the last class is the background's.
+    """
 
     spans: Tensor
     labels: Tensor
+    weight: float = 1.0
 
 
 class Losses(NamedTuple):
@@ -67,7 +87,7 @@ class Detector(nn.Module):
         """Features (B, C, T) and mask (B, T), true where there is a real snippet."""
         raise NotImplementedError
 
-    def decode(self, outputs: Any) -> Candidates:
+    def decode(self, outputs: Any) -> Candidates | Activations:
         raise NotImplementedError
 
 

@@ -14,6 +14,7 @@ from service.pipeline import class_curves, detection, extraction, feature_cache,
 from service.pipeline.detection import Found
 from service.pipeline.extraction import OnProgress, Watch
 from service.pipeline.feature_cache import FeatureCache, VideoFeatures
+from service.pipeline.features import FeatureSequence
 from service.pipeline.video import DecodeLimits, DecoderChoice, VideoReader
 from service.runtime.loaded_model import LoadedModel
 
@@ -44,9 +45,40 @@ def localize(
     model with the same backbone and grid is not decoded again.
     """
     watch = Watch(on_progress or extraction.tell_nobody)
-    manifest = model.manifest
-    rules = check_request(manifest, options, preset)
+    rules = check_request(model.manifest, options, preset)
     seen, source = _look(path, model, options, decoding, features, watch)
+    return _answer(path.name, seen, source, (model, rules, options), watch)
+
+
+def localize_features(
+    name: str,
+    sequence: FeatureSequence,
+    model: LoadedModel,
+    options: DetectOptions = DetectOptions(),
+    *,
+    preset: Preset = "use",
+    warnings: tuple[str, ...] = (),
+) -> Localization:
+    """The same of features that were made before; what only a video's file could tell is 0 or empty."""
+    if options.start_s or options.end_s is not None:
+        raise InvalidOptions("start and end say which part of a video is looked at; features are taken as they are")
+    rules = check_request(model.manifest, options, preset)
+    watch = Watch(extraction.tell_nobody)
+    return _answer(
+        name, VideoFeatures(sequence, _known_of(sequence), "", warnings), "file", (model, rules, options), watch
+    )
+
+
+def _answer(
+    name: str,
+    seen: VideoFeatures,
+    source: str | None,
+    asked: tuple[LoadedModel, Postprocessing, DetectOptions],
+    watch: Watch,
+) -> Localization:
+    """From features on, videos and files of features are alike."""
+    model, rules, options = asked
+    manifest = model.manifest
     watch.tell("localize", 0, 1)
     with watch.stopwatch.stage("localize"):
         found = detection.detect(seen.sequence, model, rules, watch)
@@ -58,7 +90,7 @@ def localize(
         curves = _draw_curves(found, rules, manifest, options) if "activations" in options.include else None
     watch.tell("segments", 1, 1)
     return Localization(
-        video_name=path.name,
+        video_name=name,
         video=seen.info,
         model=model.info,
         segments=tuple(kept),
@@ -129,6 +161,13 @@ def _describe(reader: VideoReader) -> VideoInfo:
     )
 
 
+def _known_of(sequence: FeatureSequence) -> VideoInfo:
+    grid = sequence.grid
+    length_s = grid.end_s - grid.start_s
+    rate = grid.num_frames / length_s if length_s > 0 else 0.0
+    return VideoInfo(length_s, grid.num_frames, rate, False, 0, 0, 0, "", "", grid.start_s)
+
+
 def _draw_curves(found: Found, rules: Postprocessing, manifest: Manifest, options: DetectOptions) -> Activations:
     labels, grid = manifest.segment_labels, found.grid
     if found.curves is not None:
@@ -154,7 +193,7 @@ def _details(manifest: Manifest, seen: VideoFeatures, source: str | None, watch:
     ran = {what: limit for what, limit in watch.batches.items() if limit.runs}
     halved = {what: limit.largest for what, limit in watch.batches.items() if limit.was_halved}
     return {
-        "decoder": seen.decoder,
+        **({"decoder": seen.decoder} if seen.decoder else {}),
         **({"flow": ", ".join(algorithms)} if algorithms else {}),
         **({"features": source} if source else {}),
         "batches": {what: {str(size): runs for size, runs in limit.runs.items()} for what, limit in ran.items()},

@@ -29,14 +29,16 @@ def _cut_and_mend(network: Network) -> None:
     machine = network.machines["a"]
     serve = machine.command(sys.executable, "-m", "http.server", str(PORT), "--bind", machine.address)
     with subprocess.Popen(serve, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
-        wait_until(lambda: listens((machine.address, PORT)))
-        assert network.processes() == [server.pid]
-        assert not listens((network.machines["b"].address, PORT))
-        network.cut("a")
-        assert not listens((machine.address, PORT))
-        network.mend("a")
-        wait_until(lambda: listens((machine.address, PORT)))
-        server.kill()
+        try:
+            wait_until(lambda: listens((machine.address, PORT)))
+            assert network.processes() == [server.pid]
+            assert not listens((network.machines["b"].address, PORT))
+            network.cut("a")
+            assert not listens((machine.address, PORT))
+            network.mend("a")
+            wait_until(lambda: listens((machine.address, PORT)))
+        finally:
+            server.kill()
 
 
 def test_where_there_may_be_no_namespaces_that_is_said_and_is_no_failure(

@@ -14,9 +14,13 @@ from tests.support import networks
 
 BACKBONE_CASES = [(name, variant) for name, variants in networks.SMALL_BACKBONES.items() for variant in variants]
 DETECTOR_CASES = [(name, variant) for name, variants in networks.SMALL_DETECTORS.items() for variant in variants]
+CANDIDATE_CASES = [case for case in DETECTOR_CASES if DETECTORS[case[0]].output_kind == "candidates"]
+ACTIVATION_CASES = [case for case in DETECTOR_CASES if DETECTORS[case[0]].output_kind == "activations"]
 
 each_backbone = pytest.mark.parametrize(("name", "variant"), BACKBONE_CASES)
 each_detector = pytest.mark.parametrize(("name", "variant"), DETECTOR_CASES)
+each_that_gives_candidates = pytest.mark.parametrize(("name", "variant"), CANDIDATE_CASES)
+each_that_gives_activations = pytest.mark.parametrize(("name", "variant"), ACTIVATION_CASES)
 
 
 def test_every_entry_takes_part_in_this_suite() -> None:
@@ -68,7 +72,7 @@ def features_and_mask(network: Any, batch: int) -> tuple[torch.Tensor, torch.Ten
     return torch.randn(batch, sum(network.config.input_channels), length), torch.arange(length) < real[:, None]
 
 
-@each_detector
+@each_that_gives_candidates
 def test_a_batch_of_windows_gives_what_its_members_give_alone(name: str, variant: str) -> None:
     network = networks.detector(name, variant)
     features, mask = features_and_mask(network, 4)
@@ -85,6 +89,25 @@ def test_a_batch_of_windows_gives_what_its_members_give_alone(name: str, variant
     assert together.groups.shape == (count,)
     assert ((together.scores >= 0) & (together.scores <= 1)).all()
     assert not together.scores[3].any()  # the window without a snippet
+
+
+@each_that_gives_activations
+def test_curves_of_a_batch_of_windows_are_those_of_its_members_alone(name: str, variant: str) -> None:
+    network = networks.detector(name, variant)
+    features, mask = features_and_mask(network, 4)
+    with torch.inference_mode():
+        together = network.decode(network(features, mask))
+        for index in range(4):
+            alone = network.decode(network(features[index : index + 1], mask[index : index + 1]))
+            torch.testing.assert_close(together.curves[index], alone.curves[0], rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(together.video_scores[index], alone.video_scores[0], rtol=1e-4, atol=1e-5)
+    assert together.curves.shape == (*mask.shape, network.config.num_classes)
+    assert together.video_scores.shape == (4, network.config.num_classes)
+    for values in together:
+        assert ((values >= 0) & (values <= 1)).all()
+        assert not values[3].any()  # the window without a snippet
+    assert not together.curves[~mask].any()
+    assert together.curves[0].std(dim=0).min() > 0
 
 
 @each_detector
@@ -106,9 +129,9 @@ def test_every_weight_of_a_detector_learns_from_its_loss(name: str, variant: str
     loss = DETECTORS[name].loss(networks.LOSSES[name], network.config)
     targets = [networks.annotated(features.shape[2], network.config.num_classes)]
     loss(network(features, mask), targets).total.backward()
-    # A key's bias shifts all scores of a query alike, which softmax undoes.
+    # A bias that shifts alike all that softmax compares is undone by it.
     idle = [key for key, weight in network.named_parameters() if weight.grad is None or not weight.grad.any()]
-    assert [key for key in idle if not key.endswith("attn.key.bias")] == []
+    assert [key for key in idle if not key.endswith(("attn.key.bias", "attention.linear.bias"))] == []
 
 
 def test_every_entry_has_a_page_that_names_its_presets() -> None:

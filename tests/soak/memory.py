@@ -75,9 +75,12 @@ def measure(bundle: Path, video: Path, duration_s: float, fps: int) -> Run:
     began = time.monotonic()
     with subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE, env=environment) as process:
         peak = 0
-        while process.poll() is None:
-            peak = max(peak, _rss_bytes(process.pid))
-            time.sleep(0.05)
+        try:
+            while process.poll() is None:
+                peak = max(peak, _rss_bytes(process.pid))
+                time.sleep(0.05)
+        finally:
+            process.kill()
         printed = process.stdout.read().decode() if process.stdout else ""
     if process.returncode != 0 or printed.count("\n") < 2:
         raise SystemExit(f"tal detect failed with {process.returncode}: {printed[:200]}")

@@ -22,6 +22,8 @@ from models.detectors import (
     asl_loss,
     bmn_config,
     bmn_loss,
+    cmcs_config,
+    cmcs_loss,
     gtad_config,
     gtad_loss,
     rcl_config,
@@ -126,7 +128,17 @@ RCL = rcl_config.RclConfig(
     memory_channels=6,
     context_channels=4,
 )
+CMCS = cmcs_config.CmcsConfig(
+    (6,), 3, branches=3, shared_layers=((8, 1),), branch_layers=((5, 3),), attention_layers=((4, 1),)
+)
 SMALL_DETECTORS: dict[str, dict[str, Any]] = {
+    "cmcs": {
+        "early fusion": replace(CMCS, input_channels=(4, 2)),
+        "late fusion": replace(CMCS, input_channels=(4, 2), fusion="late", branch_layers=((6, 3), (5, 5))),
+        "one wide branch without background, every snippet alike": replace(
+            CMCS, branches=1, branch_layers=((20, 1),), pooling="average", background=False
+        ),
+    },
     "gtad": {
         "windows": GTAD,
         "resized, filtered": replace(
@@ -217,6 +229,7 @@ LOSSES: dict[str, Any] = {
     "react": react_loss.ReActLossConfig(),
     "tadtr": tadtr_loss.TadTRLossConfig(),
     "gtad": gtad_loss.GtadLossConfig(),
+    "cmcs": cmcs_loss.CmcsLossConfig(),
     "asl": asl_loss.AslLossConfig(asl_loss.ranges_of(2)),
     "actionformer": actionformer_loss.ActionFormerLossConfig(actionformer_loss.ranges_of(2)),
     "afsd": afsd_loss.AfsdLossConfig(),

@@ -17,7 +17,8 @@ TASKS = detectors.tasks(STUDIES)
 @pytest.mark.parametrize("task", [task for task in TASKS if task.seed == 0], ids=lambda task: task.name)
 def test_every_run_of_every_study_can_be_built(task: Task) -> None:
     subject = subject_of(task.plan, tuple(f"action {number}" for number in range(12)), 256)
-    assert subject.network.config.num_classes == 12
+    proposes = task.row.network in {"bmn", "gtad", "rcl"}
+    assert subject.network.config.num_classes == (1 if proposes else 12)
 
 
 def test_a_run_is_trained_once_whatever_shows_it() -> None:
@@ -66,3 +67,12 @@ def test_a_record_counts_as_long_as_no_setting_of_it_changed() -> None:
     assert detectors._agrees(recorded, {**recorded, "later": 1})
     assert not detectors._agrees(recorded, {"training": {"epochs": 4, "betas": [0.9, 0.999]}, "name": "x"})
     assert not detectors._agrees(recorded, {"name": "x"})
+
+
+def test_what_takes_the_weights_of_another_run_takes_those_of_one_that_is_trained_with_the_same_seeds() -> None:
+    trained = {task.name for task in TASKS if task.row.weights_of is None}
+    judged = [task for task in TASKS if task.row.weights_of is not None]
+    assert judged
+    for task in judged:
+        assert f"{task.row.weights_of}-seed{task.seed}" in trained
+        assert task.name not in trained

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from training.presets import actionformer, afsd, amnet, asl, bmn, gtad, rcl, react, tadtr
+from training.presets import actionformer, afsd, amnet, asl, bmn, cmcs, gtad, rcl, react, tadtr
 from training.presets.parts import Document
 
 _OF: Mapping[str, Mapping[str, Callable[[], Document]]] = {
@@ -21,6 +21,7 @@ _OF: Mapping[str, Mapping[str, Callable[[], Document]]] = {
     "react": react.PRESETS,
     "tadtr": tadtr.PRESETS,
     "afsd": afsd.PRESETS,
+    "cmcs": cmcs.PRESETS,
 }
 
 PRESETS: Mapping[str, Callable[[], Document]] = {

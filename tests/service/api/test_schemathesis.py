@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -128,17 +129,31 @@ def known(tmp_path_factory: pytest.TempPathFactory, clip: bytes) -> Iterator[Kno
         beating.join()
 
 
-@SCHEMA.parametrize()
-@settings(
-    max_examples=EXAMPLES,
-    phases=[Phase.explicit, Phase.generate],
-    suppress_health_check=list(HealthCheck),
-    deadline=None,
-)
-def test_answers_are_those_that_the_document_allows(case: Any, known: Known) -> None:
+def answers_are_those_that_the_document_allows(case: Any, known: Known) -> None:
     if len(str(case.query)) > LONGEST_QUERY:
         return
     changed = known.put_into(case)
     resumable = case.path.startswith("/v1/videos")  # tus refuses with statuses that this check does not know
     wanted = CHECKS if changed or resumable else [*CHECKS, openapi_checks.negative_data_rejection]
     case.call_and_validate(base_url=str(known.api.http.base_url), checks=wanted, timeout=20)
+
+
+def functions_by_operation() -> Iterator[tuple[str, Any]]:
+    """A function for each: those that schemathesis makes of one function share their address, and of these only the
+    first would run where tests run side by side."""
+    limits = settings(
+        max_examples=EXAMPLES,
+        phases=[Phase.explicit, Phase.generate],
+        suppress_health_check=list(HealthCheck),
+        deadline=None,
+    )
+    for operation in (found.ok() for found in SCHEMA.get_all_operations()):
+
+        def test(case: Any, known: Known) -> None:
+            answers_are_those_that_the_document_allows(case, known)
+
+        chosen = SCHEMA.include(method=operation.method, path=operation.path)
+        yield f"test_{re.sub('[^a-z0-9]+', '_', operation.label.lower())}", chosen.parametrize()(limits(test))
+
+
+globals().update(functions_by_operation())

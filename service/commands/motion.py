@@ -1,0 +1,44 @@
+"""`tal motion`: videos in, a folder with the amount of motion in every frame of each out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from service import configured, settings
+
+
+def motion(
+    sources: Annotated[
+        list[Path],
+        typer.Argument(help="Folders of videos, searched to the bottom, or videos.", metavar="FOLDER|FILE..."),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder of the files; made if it is not there.")],
+    fps: Annotated[float | None, typer.Option(help="Frames per second to look at; default all of them.")] = None,
+    workers: Annotated[int, typer.Option("--workers", "-w", help="Videos side by side.")] = 1,
+) -> None:
+    """How much moves in each frame, by optical flow: where nothing does, `tal train` finds hard negatives.
+
+    Files that are there are kept, so the same command continues a run that was stopped.
+    """
+    from training import extract  # noqa: PLC0415  (doors import training inside the command that needs it)
+    from training import motion as moving  # noqa: PLC0415
+
+    decoding = configured.decoding(settings.read())
+    columns = (TextColumn("motion"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    videos = extract.find_videos(sources)
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        bar = progress.add_task("videos", total=len(videos))
+        made = moving.write(
+            videos,
+            out,
+            fps=fps,
+            workers=workers,
+            decoding=decoding,
+            on_video=lambda done, total: progress.update(bar, completed=done, total=total),
+        )
+    typer.echo(f"{out}: {made} made, {len(videos) - made} kept", err=True)
