@@ -18,7 +18,7 @@ PUBLISHED = schedule(
     crop=None,
 )
 SMALL = schedule(
-    24, 1e-3, 8, 0.5, warmup_epochs=2, weight_decay=1e-4, ema=0.99, clip_norm=1.0, crop=None, windows_per_video=2
+    12, 1e-3, 8, 0.5, warmup_epochs=2, weight_decay=1e-4, ema=0.99, clip_norm=1.0, crop=None, windows_per_video=2
 )
 
 
@@ -46,7 +46,7 @@ def activitynet() -> Document:
 def marionette() -> Document:
     """Our own small data set, on two cores within four minutes."""
     document = plan("bmn", "compact", "marionette", {}, SMALL)
-    document["training"] |= {"validate_every_epochs": 8, "checkpoint_every_steps": 200}
+    document["training"] |= {"validate_every_epochs": 6, "checkpoint_every_steps": 100}
     return document
 
 
