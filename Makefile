@@ -114,11 +114,15 @@ bench-marionette: $(M)/actionformer/result.json $(M)/features-tsn-rgb/.done
 
 # Every detector and every ablation of benchmarks/studies.py, on features of the bundle that ships; what is on record is not
 # trained again.
-train-all: $(M)/features/.done
+train-all: $(M)/features/.done $(M)/motion/.done
 	$(BIN)/python -m benchmarks.detectors --folder $(M)
 
 $(M)/features/.done: $(M)/.rendered
 	$(TAL) extract $(M)/videos --bundle models/bundles/marionette --out $(@D) --workers 2
+	touch $@
+
+$(M)/motion/.done: $(M)/.rendered
+	$(TAL) motion $(M)/videos --out $(@D) --fps 10 --workers 2
 	touch $@
 
 $(M)/.rendered: | setup

@@ -1,10 +1,11 @@
-"""Marionette's features in; every run of `studies.py` trained, recorded when it is done, and printed beside its paper.
+"""Marionette in; every run of `studies.py` trained, recorded when it is done, and printed beside its paper, out.
 
     make train-all                                        # everything that is not on record yet
     python -m benchmarks.detectors --folder F --only asl  # the runs whose names begin so
 
 A run is recorded in `results/detectors.jsonl`, a line each, as soon as it is judged; what is on record with the same
-settings is not trained again, and a run that was stopped goes on from its last checkpoint.
+settings is not trained again, and a run that was stopped goes on from its last checkpoint. Rows that take the weights
+of another run need its folder.
 """
 
 from __future__ import annotations
@@ -74,8 +75,9 @@ def main() -> None:
         for task in tasks(STUDIES)
         if task.name.startswith(tuple(asked.only)) and not _is_current(known.get(task.name), task)
     ]
-    if missing and not (asked.folder / "features").is_dir():
-        raise SystemExit(f"{asked.folder / 'features'} is not there: make train-all makes it")
+    for needed in ("features", "motion"):
+        if missing and not (asked.folder / needed).is_dir():
+            raise SystemExit(f"{asked.folder / needed} is not there: make train-all makes it")
     threads = max(1, (os.cpu_count() or 1) // asked.jobs)
     work = partial(train, folder=asked.folder.resolve(), threads=threads)
     spawn = multiprocessing.get_context("spawn")

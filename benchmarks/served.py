@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import video_names
 from benchmarks.detectors import RESULTS, Task
 from benchmarks.studies import DETECTORS, Row
 from exporters.export import export
@@ -66,21 +67,30 @@ def has_run(row: Row, folder: Path) -> bool:
 
 def made_bundle(row: Row, folder: Path, target: Path) -> Bundle:
     task = Task(row, 0)
-    run, wanted = folder / "runs" / task.name, task.plan
+    wanted = task.plan
+    run = folder / "runs" / task.name
+    trained = run if row.weights_of is None else folder / "runs" / f"{row.weights_of}-seed{task.seed}"
+    names = None if wanted.video_scores is None else (folder / wanted.video_scores.path).with_suffix("")
     recipe = {
         "name": row.run,
         "licence": "Apache-2.0",
         "provenance": f"{row.name}, trained by this project on videos that it rendered itself",
-        "labels": json.loads((run / "labels.json").read_text(encoding="utf-8")),
+        "labels": json.loads(((names or run) / "labels.json").read_text(encoding="utf-8")),
         "features_of": str(SHIPPED),
         "detector": {
             "network": wanted.detector.network,
             "preset": wanted.detector.preset,
             "options": wanted.detector.options,
-            "weights": str(run / "weights.safetensors"),
+            "weights": str(trained / "weights.safetensors"),
         },
         "metrics": str(run / "result.json"),
     }
+    if names is not None and wanted.video_scores is not None:
+        recipe["classifier"] = {
+            **video_names.plan_of(names.name).classifier.model_dump(mode="json"),
+            "weights": str(names / "weights.safetensors"),
+            "fusion": wanted.video_scores.fusion.model_dump(mode="json"),
+        }
     return export(Recipe.model_validate_json(json.dumps(recipe)), target, origin=run, say=print)
 
 
