@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import video_names
+from benchmarks import two_streams, video_names
 from benchmarks.multiply_adds import multiply_adds
 from benchmarks.studies import STUDIES, Row, Study
 from training import detector_job, loop, run_folder, worker_life
@@ -36,7 +36,6 @@ from training.plan import Plan
 RESULTS = Path(__file__).parent / "results"
 RECORD, TABLES = RESULTS / "detectors.jsonl", RESULTS / "detectors.md"
 TIOUS = ("0.3", "0.4", "0.5", "0.6", "0.7")
-FEATURE_CHANNELS = 256  # of the bundle that ships
 DATASET = {"format": "json", "path": "annotations.json", "train": "training", "validation": "validation"}
 
 
@@ -81,6 +80,8 @@ def main() -> None:
     threads = max(1, (os.cpu_count() or 1) // asked.jobs)
     work = partial(train, folder=asked.folder.resolve(), threads=threads)
     spawn = multiprocessing.get_context("spawn")
+    if any(task.plan.features.folder == two_streams.FOLDER for task in missing):
+        two_streams.make(asked.folder.resolve())
     # What others' weights are judged for comes when these have been trained.
     trained = [task for task in missing if task.row.weights_of is None]
     judged = [task for task in missing if task.row.weights_of is not None]
@@ -174,7 +175,7 @@ def _means_by_class(record: Mapping[str, Any]) -> dict[str, float]:
 def _cost(plan: Plan) -> int:
     """Multiply-adds of a window."""
     with torch.device("meta"):
-        subject = detector_job.subject_of(plan, ("action",), FEATURE_CHANNELS)
+        subject = detector_job.subject_of(plan, ("action",), two_streams.CHANNELS[0])
     return multiply_adds(subject.network.to("meta"))
 
 

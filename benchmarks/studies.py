@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from benchmarks import two_streams
+
 EVERY_SEED = (0, 1, 2)
 ONE_SEED = (0,)
 
@@ -84,6 +86,11 @@ def _cmcs(name: str, run: str, published: float | None, seeds: tuple[int, ...] =
 def _scoring(name: str, run: str, published: float, **grouping: Any) -> Row:
     changes = {"detector": {"postprocessing": {"grouping": grouping}}}
     return Row(name, "cmcs", run, changes, EVERY_SEED, published, weights_of="cmcs")
+
+
+def _fused(fusion: str, run: str) -> Row:
+    options = {"input_channels": list(two_streams.CHANNELS), "fusion": fusion}
+    return _cmcs(fusion, run, None, EVERY_SEED, features=two_streams.RULE, detector={"options": options})
 
 
 def _branches(count: int, **options: Any) -> dict[str, Any]:
@@ -292,6 +299,18 @@ CMCS_BRANCHES = Study(
     ),
 )
 
+CMCS_FUSION = Study(
+    "cmcs-fusion",
+    "CMCS: two kinds of features",
+    "Features of RGB, with and without how much moves in each frame of a snippet (`two_streams.py`): one network that "
+    "sees both, or two whose logits are averaged.",
+    (
+        _cmcs("RGB alone", "cmcs", None, EVERY_SEED),
+        _fused("early", "cmcs-early"),
+        _fused("late", "cmcs-late"),
+    ),
+)
+
 CMCS_CLASSES = Study(
     "cmcs-classes",
     "CMCS: what hard negatives do to each class",
@@ -317,5 +336,6 @@ STUDIES = (
     CMCS_PARTS,
     CMCS_SCORING,
     CMCS_BRANCHES,
+    CMCS_FUSION,
     CMCS_CLASSES,
 )

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
-from benchmarks import detectors
+from benchmarks import detectors, two_streams
 from benchmarks.detectors import Task
 from benchmarks.studies import STUDIES, Row, Study
 from training.detector_job import subject_of
@@ -16,7 +17,8 @@ TASKS = detectors.tasks(STUDIES)
 
 @pytest.mark.parametrize("task", [task for task in TASKS if task.seed == 0], ids=lambda task: task.name)
 def test_every_run_of_every_study_can_be_built(task: Task) -> None:
-    subject = subject_of(task.plan, tuple(f"action {number}" for number in range(12)), 256)
+    channels = sum(task.plan.detector.options.get("input_channels", [256]))
+    subject = subject_of(task.plan, tuple(f"action {number}" for number in range(12)), channels)
     proposes = task.row.network in {"bmn", "gtad", "rcl"}
     assert subject.network.config.num_classes == (1 if proposes else 12)
 
@@ -76,3 +78,8 @@ def test_what_takes_the_weights_of_another_run_takes_those_of_one_that_is_traine
     for task in judged:
         assert f"{task.row.weights_of}-seed{task.seed}" in trained
         assert task.name not in trained
+
+
+def test_flow_of_a_snippet_is_that_of_its_frames() -> None:
+    found = two_streams.flow(np.arange(11.0), rows=3)
+    assert found.tolist() == [[*range(8)], [*range(2, 10)], [*range(4, 11), 10]]
