@@ -11,6 +11,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from benchmarks import video_names
 from exporters import export as exports
 from exporters import recipe as recipes
 from models import bundle as bundles
@@ -20,6 +21,7 @@ from tests.training import footage
 from training import classifier_run, run
 from training import plan as plans
 from training.classifier_job import classification_loss
+from training.evaluation import video_scores
 
 RULES = {"stride_frames": 1, "offset_frames": 0.5, "clip_frames": 1, "fps": footage.FPS}
 OPTIONS = {"hidden": 16, "dropout": 0.0}
@@ -197,3 +199,16 @@ def test_video_scores_that_do_not_fit_are_told_before_training(root: Path) -> No
         run.prepare(plans.parse(asked), root)
     with pytest.raises(InvalidOptions, match="accepted are cuhk, untrimmednet"):
         agnostic(root, format="other")
+
+
+def test_scores_of_all_videos_are_written_in_the_form_that_plans_take(root: Path) -> None:
+    wanted = classifier_run.ClassifierPlan.model_validate_json(json.dumps(document()))
+    done = classifier_run.run(wanted, root, root / "names")
+    (root / "names.json").write_text(json.dumps(video_names.scores_of(wanted, root, root / "names", done)))
+    found = video_scores.read("cuhk", root / "names.json")
+    assert found.labels == tuple(sorted(footage.LABELS))
+    for number in range(6):
+        scores = found.of(f"video_{number}")
+        assert scores is not None
+        there = {action["label"] for action in footage.actions(number)}
+        assert {found.labels[place] for place in np.argsort(-scores)[: len(there)]} == there

@@ -13,7 +13,7 @@ import pytest
 from models.manifest import Grid
 from service.errors import InvalidOptions
 from tests.training import footage
-from training import feature_files, run
+from training import feature_files, loop, run
 from training import plan as plans
 from training.feature_files import FeatureSettings
 
@@ -134,6 +134,18 @@ def test_a_run_is_judged_on_its_test_subset_and_says_so(root: Path, tmp_path: Pa
     assert done.document["judged_on"] == "test"
     assert json.loads((tmp_path / "run" / "predictions.json").read_text())["results"].keys() == {"video_3"}
     assert run.run(plans.parse(document(test=None)), root, tmp_path / "other", "cpu").document["judged_on"] == "val"
+
+
+def test_weights_of_a_run_are_judged_again_by_another_plan_and_left_as_they_are(root: Path, tmp_path: Path) -> None:
+    first = run.run(plans.parse(document()), root, tmp_path / "run")
+    weights = tmp_path / "run" / loop.WEIGHTS
+    before = weights.read_bytes()
+    again = run.judge_again(plans.parse(document()), root, weights, tmp_path / "again")
+    assert again.document["mAP"] == first.document["mAP"]
+    assert "steps" not in again.document
+    other = run.judge_again(plans.parse({**document(), "tious": [0.1]}), root, weights, tmp_path / "other")
+    assert list(other.document["mAP"]) == ["0.1"]
+    assert weights.read_bytes() == before
 
 
 def test_a_finished_run_tells_its_own_seconds_when_it_is_run_again(root: Path, tmp_path: Path) -> None:

@@ -83,3 +83,14 @@ def test_what_takes_the_weights_of_another_run_takes_those_of_one_that_is_traine
 def test_flow_of_a_snippet_is_that_of_its_frames() -> None:
     found = two_streams.flow(np.arange(11.0), rows=3)
     assert found.tolist() == [[*range(8)], [*range(2, 10)], [*range(4, 11), 10]]
+
+
+def test_a_table_of_classes_and_one_of_costs() -> None:
+    known = {"plain-seed0": record("plain-seed0", 0.5) | {"by_class": {"b": {"0.5": 0.4}, "a": {"0.5": 0.6}}}}
+    rows = (Row("plain", "bmn", "plain"),)
+    header, _, line = detectors.table(Study("x", "X", "", rows, by_class=True), known).splitlines()[-3:]
+    assert header.startswith("|  | a | b | average |")
+    assert line.startswith("| plain | 60.00 | 40.00 | 50.00 |")
+    header, _, line = detectors.table(Study("x", "X", "", rows, costs=True), known).splitlines()[-3:]
+    assert header.endswith("| 10⁹ multiply-adds a window |")
+    assert float(line.split(" | ")[-1].removesuffix(" |")) > 0.1
