@@ -17,9 +17,7 @@ PUBLISHED = schedule(
     clip_norm=None,
     crop=None,
 )
-SMALL = schedule(
-    12, 1e-3, 8, 0.5, warmup_epochs=2, weight_decay=1e-4, ema=0.99, clip_norm=1.0, crop=None, windows_per_video=2
-)
+SMALL = schedule(10, 1e-3, 4, 0.5, warmup_epochs=1, weight_decay=1e-4, ema=0.99, clip_norm=1.0, crop=None)
 
 
 def thumos14() -> Document:
@@ -46,7 +44,7 @@ def activitynet() -> Document:
 def marionette() -> Document:
     """Our own small data set, on two cores within four minutes."""
     document = plan("bmn", "compact", "marionette", {}, SMALL)
-    document["training"] |= {"validate_every_epochs": 6, "checkpoint_every_steps": 100}
+    document["training"] |= {"validate_every_epochs": 5, "checkpoint_every_steps": 100}
     return document
 
 
