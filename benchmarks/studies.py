@@ -90,7 +90,7 @@ def _scoring(name: str, run: str, published: float, **grouping: Any) -> Row:
 
 def _fused(fusion: str, run: str) -> Row:
     options = {"input_channels": list(two_streams.CHANNELS), "fusion": fusion}
-    return _cmcs(fusion, run, None, EVERY_SEED, features=two_streams.RULE, detector={"options": options})
+    return _cmcs(fusion, run, None, features=two_streams.RULE, detector={"options": options})
 
 
 def _branches(count: int, **options: Any) -> dict[str, Any]:
@@ -155,7 +155,6 @@ ASL_SENSITIVITY = Study(
         _asl("+Class", "asl-class", 67.12, EVERY_SEED, instance_sensitivity=False, contrastive=False),
         _asl("+ASL", "asl-both", 67.74, EVERY_SEED, contrastive=False),
         _asl("+ASCL", "asl", 67.88, EVERY_SEED),
-        _asl("+ASCL, weights train the evaluator, too", "asl-undetached", None, detach_quality=False),
     ),
 )
 
@@ -189,7 +188,7 @@ AMNET_MASK = Study(
     (
         _amnet("AMNet", "amnet", None, EVERY_SEED),
         _amnet("mask off", "amnet-no-mask", None, mask="off"),
-        _amnet("groups off", "amnet-no-groups", None, EVERY_SEED, groups="off"),
+        _amnet("groups off", "amnet-no-groups", None, groups="off"),
     ),
 )
 
@@ -231,7 +230,6 @@ RCL_STEPS = Study(
         _rcl_steps(10, 35.98),
         _rcl_steps(15, 35.64),
         _rcl("0, trained so", "rcl-0", 35.41, iterations=0),
-        _rcl("10, trained so", "rcl-10", 35.98, iterations=10),
     ),
     costs=True,
 )

@@ -227,7 +227,7 @@ DETECTORS: Mapping[str, DetectorEntry] = {
             "thumos-fused": Preset(rcl_config.thumos, rcl_loss.thumos, bmn_rules.thumos_fused),
             "activitynet": Preset(rcl_config.activitynet, rcl_loss.activitynet, bmn_rules.activitynet),
             "activitynet-fused": Preset(rcl_config.activitynet, rcl_loss.activitynet, bmn_rules.activitynet_fused),
-            "compact": Preset(lambda: rcl_config.compact(2048), rcl_loss.activitynet, bmn_rules.thumos),
+            "compact": Preset(lambda: rcl_config.compact(2048), rcl_loss.compact, bmn_rules.thumos),
         },
     ),
     "cmcs": DetectorEntry(

@@ -52,6 +52,12 @@ def activitynet() -> RclLossConfig:
     return RclLossConfig()
 
 
+def compact() -> RclLossConfig:
+    """A short training needs every span: at 308 steps on Marionette thinning left the validation's average mAP at 29
+    per cent half-way, and without it that was 53."""
+    return RclLossConfig(thin=False)
+
+
 class Asked(NamedTuple):
     """Of every span (B, D, T): its greatest tIoU with an action, whether it counts, and two draws."""
 

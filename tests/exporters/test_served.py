@@ -17,6 +17,8 @@ from service.commands.local_service import local_service
 from service.localization import DetectOptions
 from tests.support import videos
 
+pytestmark = pytest.mark.timeout(900)  # the first test waits for all bundles
+
 SHIPPED = Path(__file__).parents[2] / "models" / "bundles" / "marionette"
 LABELS = ("jump", "throw", "run")
 LENGTH_S = 20
