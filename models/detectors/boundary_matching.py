@@ -113,29 +113,30 @@ class _Rows(nn.Module):
         return F.pad(found, (0, told.shape[2] // bins - 1 - columns))
 
 
-class BoundaryMatching(nn.Module):
-    """(B, C, T) → (B, O, D, T), or what `follow` makes of it, a few rows at a time; cells that do not fit are the bias.
+class BoundaryMatching(nn.Conv1d):
+    """A convolution over what cells see: (B, C, T) → (B, O, D, T), or what `follow` makes of it, a few rows at a time;
+    cells that do not fit are the bias.
 
     Training keeps no more than the results of groups of rows, and does the rest again on its way back.
     """
 
     def __init__(self, inputs: int, outputs: int, shape: MapShape, rows_at_once: int = ROWS_AT_ONCE) -> None:
-        super().__init__()
-        conv = nn.Conv1d(inputs, outputs, shape.bins)
-        self.shape, self.weight = shape, conv.weight
-        self.bias = nn.Parameter(torch.zeros(outputs))
+        super().__init__(inputs, outputs, shape.bins)
+        self.shape = shape
+        with torch.no_grad():
+            cast("Tensor", self.bias).zero_()
         starts = range(0, shape.durations, rows_at_once)
         self.rows = nn.ModuleList(_Rows(shape, at, min(at + rows_at_once, shape.durations)) for at in starts)
 
     def forward(self, x: Tensor, follow: Follow | None = None) -> Tensor:
         """`follow` takes and gives (B, ·, R, T), cell by cell; what it gives is joined to one map."""
-        outputs, inputs, bins = self.weight.shape
+        (outputs, inputs, bins), bias = self.weight.shape, cast("Tensor", self.bias)
         told = F.conv1d(x, self.weight.transpose(1, 2).reshape(outputs * bins, inputs, 1))
         told = torch.unflatten(told, 1, (outputs, bins))
         at_start, told = told[..., 0], F.pad(told, (0, 1)).flatten(2)
 
         def part(rows: nn.Module, told: Tensor, at_start: Tensor) -> Tensor:
-            found = cast("Tensor", rows(told, at_start)) + self.bias[:, None, None]
+            found = cast("Tensor", rows(told, at_start)) + bias[:, None, None]
             return found if follow is None else follow(found)
 
         if self.training and torch.is_grad_enabled():

@@ -248,7 +248,9 @@ def test_only_kernels_decay(system: str, variant: str) -> None:
     decays = {id(weight) for weight in decaying["params"]}
     told = {name for name, weight in network.named_parameters() if id(weight) in decays}
     expected = {
-        f"{name}.weight" for name, module in network.named_modules() if isinstance(module, (nn.Conv1d, nn.Linear))
+        f"{name}.weight"
+        for name, module in network.named_modules()
+        if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Linear))
     }
     assert told == expected
     assert len(decaying["params"]) + len(others["params"]) == len(list(network.parameters()))
