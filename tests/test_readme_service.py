@@ -90,7 +90,7 @@ def shell(folder: Path) -> Iterator[Shell]:
         for process in opened.background:
             process.terminate()
         for process in opened.background:
-            process.wait(30)
+            process.wait(120)  # its drain, and what a worker may take beyond
 
 
 def free_port() -> str:
