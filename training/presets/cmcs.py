@@ -35,7 +35,7 @@ def activitynet() -> Document:
 
 def marionette() -> Document:
     """Our own small data set, on two cores within two minutes."""
-    training = schedule(20, 1e-3, 16, 0.5, warmup_epochs=0, weight_decay=1e-3, ema=0.99, optimiser="adam")
+    training = schedule(20, 5e-3, 16, 0.5, warmup_epochs=0, weight_decay=1e-3, ema=0.99, optimiser="adam")
     document = plan("cmcs", "compact", "marionette", {}, training)
     document["training"] |= {"validate_every_epochs": 0, "checkpoint_every_steps": 200}
     return document
