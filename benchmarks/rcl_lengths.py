@@ -54,7 +54,7 @@ def table(folder: Path) -> str:
             cells = [cell(buckets) for buckets in zip(*(one.buckets["length_s"] for one in found), strict=True)]
             lines.append(f"| {row.name} | {len(found)} | {' | '.join(cells)} |")
             counts = [str(bucket.instances) for bucket in found[0].buckets["length_s"]]
-    spans = [f"over {low:g} to {high:g}" for low, high in pairwise(LENGTHS_S)]
+    spans = [f"over {low:g}" + (f" to {high:g}" if high < INF else "") for low, high in pairwise(LENGTHS_S)]
     head = f"| | seeds | {' | '.join(spans)} |"
     rule = f"|---|---:|{'---:|' * (len(LENGTHS_S) - 1)}"
     actions = f"| actions | | {' | '.join(counts)} |"
