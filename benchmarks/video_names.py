@@ -10,16 +10,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 from pathlib import Path
 
-import torch
-
-from models.catalog import CLASSIFIERS
-from service.runtime.session import to_numpy
-from training import checkpoints, classifier_run, loop
-from training.classifier_run import ClassifierPlan, Finished
-from training.plan import configured
-from training.run import data_of
+from training import classifier_run
+from training.classifier_run import ClassifierPlan
+from training.run import VIDEO_SCORES
 
 KINDS = ("attention", "average")
 
@@ -39,40 +35,21 @@ def make(folder: Path, scores: str) -> Path:
         return path
     run = path.with_suffix("")
     plan = plan_of(path.stem)
-    done = classifier_run.run(plan, folder, run)
-    print(f"{path.stem}: {done.table()}", flush=True)
-    path.write_text(json.dumps(scores_of(plan, folder, run, done)), encoding="utf-8")
+    print(f"{path.stem}: {classifier_run.run(plan, folder, run).table()}", flush=True)
+    shutil.copy(run / VIDEO_SCORES, path)
     return path
 
 
 def plan_of(kind: str) -> ClassifierPlan:
+    dataset = {"format": "json", "path": "annotations.json", "train": "training", "validation": "validation"}
     document = {
         "name": f"names-{kind}",
-        "dataset": {"format": "json", "path": "annotations.json", "train": "training", "validation": "validation"},
+        "dataset": {**dataset, "test": "testing"},
         "features": {"folder": "features"},
         "classifier": {"network": kind, "preset": "many", "options": {"hidden": 128}},
         "training": {"epochs": 40, "learning_rate": 0.002, "batch_size": 16, "validate_every_epochs": 10},
     }
-    document["dataset"]["test"] = "testing"
     return ClassifierPlan.model_validate_json(json.dumps(document))
-
-
-@torch.no_grad()
-def scores_of(plan: ClassifierPlan, folder: Path, run: Path, done: Finished) -> dict[str, object]:
-    data = data_of(plan, folder)
-    entry = CLASSIFIERS[plan.classifier.network]
-    known = {"input_channels": data.channels, "num_classes": len(done.labels)}
-    config = configured(entry.presets[plan.classifier.preset](), plan.classifier.options, known, plan.name)
-    network = entry.network(config)
-    network.load_state_dict(checkpoints.read(run / loop.WEIGHTS)[0])
-    network.eval()
-    results: dict[str, list[float]] = {}
-    for split in data.splits.values():
-        for video in split.ground_truth.videos:
-            features = torch.from_numpy(to_numpy(split.load(video).values).T[None].copy())
-            mask = torch.ones(1, features.shape[2], dtype=torch.bool)
-            results[video] = network.decode(network(features, mask), mask)[0].tolist()
-    return {"class": list(done.labels), "results": results}
 
 
 if __name__ == "__main__":

@@ -95,12 +95,14 @@ class ClassifierJob:
         if self._validation is None:
             return {}
         truth = labels_of(self._validation, self._labels)
-        scores = np.stack([self._judged(network, video) for video in self._validation.ground_truth.videos])
+        scores = np.stack([self.scores_of(network, self._validation, v) for v in self._validation.ground_truth.videos])
         found = [average_precision(score, told) for score, told in zip(scores.T, truth.T, strict=True) if told.any()]
         return {"average": float(np.mean(found))} if found else {}
 
-    def _judged(self, network: nn.Module, video: str) -> NDArray[np.float32]:
-        values = torch.from_numpy(_rows(self._validation, video).T[None].copy())
+    @torch.no_grad()
+    def scores_of(self, network: nn.Module, split: Split, video: str) -> NDArray[np.float32]:
+        """How likely a video holds each action: (K,)."""
+        values = torch.from_numpy(_rows(split, video).T[None].copy())
         mask = torch.ones(1, values.shape[2], dtype=torch.bool)
         device = next(network.parameters()).device
         outputs = network(values.to(device), mask.to(device))
@@ -134,9 +136,8 @@ def classification_loss(outputs: Tensor, wanted: Tensor, independent: bool) -> T
     return -(shares * outputs).sum(dim=1).mean()
 
 
-def _rows(split: Split | None, video: str) -> NDArray[np.float32]:
+def _rows(split: Split, video: str) -> NDArray[np.float32]:
     """(T, C)"""
-    assert split is not None  # noqa: S101  (who asks has one)
     values = split.load(video).values
     if values is None:
         raise InvalidOptions(f"{video}: holds class scores and no features; a classifier sees features")

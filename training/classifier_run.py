@@ -9,20 +9,19 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from models.bundle import explain
 from models.catalog import CLASSIFIERS
 from models.classifiers.video_classifier import VideoClassifier
 from models.schema import Count, Part
 from service.errors import InvalidOptions
-from training import loop
+from training import checkpoints, loop
 from training.classifier_job import ClassifierJob, ClassifierRules
 from training.detector_job import Split, trained_labels
 from training.evaluation.protocols import PROTOCOLS
 from training.loop import LoopConfig, Step
-from training.plan import DataPlan, check_options, configured
-from training.run import LABELS, RESULT, choose_device, data_of, start_afresh
+from training.plan import DataPlan, check_options, configured, read_as
+from training.run import LABELS, RESULT, VIDEO_SCORES, choose_device, data_of, start_afresh
 from training.run_folder import claim, sole_writer, write_json
 
 Text = Annotated[str, Field(min_length=1)]
@@ -83,17 +82,7 @@ def asks_for_classifier(path: Path) -> bool:
 
 def read(path: Path, changes: Mapping[str, Any] | None = None) -> ClassifierPlan:
     """`changes` replace keys of `training`, for one run."""
-    try:
-        document = json.loads(path.read_bytes())
-        if isinstance(document, dict) and isinstance(document.get("training"), dict):
-            document["training"] |= dict(changes or {})
-        return ClassifierPlan.model_validate_json(json.dumps(document))
-    except OSError as error:
-        raise InvalidOptions(f"{path}: {error.strerror or error}") from None
-    except ValidationError as error:
-        raise InvalidOptions(f"{path}: {explain(error, 'plan')}") from None
-    except ValueError as error:
-        raise InvalidOptions(f"{path}: not JSON: {error}") from None
+    return read_as(ClassifierPlan, path, changes)
 
 
 def run(
@@ -134,7 +123,19 @@ def run(
             "plan": plan.model_dump(mode="json"),
         }
         write_json(folder / RESULT, document)
+        network.load_state_dict(checkpoints.read(done.weights)[0])
+        write_json(folder / VIDEO_SCORES, _video_scores(job, network, labels, found.splits))
     return Finished(labels, document)
+
+
+def _video_scores(
+    job: ClassifierJob, network: VideoClassifier, labels: tuple[str, ...], splits: Mapping[str, Split]
+) -> dict[str, Any]:
+    """Of every video, in the form `cuhk` of a plan's `video_scores`."""
+    network.eval()
+    videos = {video: split for split in splits.values() for video in split.ground_truth.videos}
+    results = {video: job.scores_of(network, split, video).tolist() for video, split in videos.items()}
+    return {"class": list(labels), "results": results}
 
 
 def _network(wanted: ClassifierPart, channels: int, num_classes: int) -> VideoClassifier:

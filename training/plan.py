@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
@@ -28,6 +28,7 @@ from training.feature_files import FeatureRule
 from training.loop import LoopConfig
 from training.static_parts import StaticRule
 
+Kind = TypeVar("Kind", bound=Part)
 Text = Annotated[str, Field(min_length=1)]
 RULE_KEYS = ("stride_frames", "offset_frames", "clip_frames", "fps", "layout", "array")
 Tiou = Annotated[float, Field(gt=0, le=1)]
@@ -268,6 +269,21 @@ def configured(preset: Any, options: Mapping[str, Any], known: Mapping[str, Any]
         return TypeAdapter(type(preset)).validate_json(text, strict=True)
     except ValidationError as error:
         raise InvalidOptions(f"{what}: {explain(error, 'options')}") from None
+
+
+def read_as(kind: type[Kind], path: Path, changes: Mapping[str, Any] | None = None) -> Kind:
+    """A plan of another kind, which knows no presets. `changes` replace keys of `training`, for one run."""
+    try:
+        document = json.loads(path.read_bytes())
+        if isinstance(document, dict) and isinstance(document.get("training"), dict):
+            document["training"] |= dict(changes or {})
+        return kind.model_validate_json(json.dumps(document))
+    except OSError as error:
+        raise InvalidOptions(f"{path}: {error.strerror or error}") from None
+    except ValidationError as error:
+        raise InvalidOptions(f"{path}: {explain(error, 'plan')}") from None
+    except ValueError as error:
+        raise InvalidOptions(f"{path}: not JSON: {error}") from None
 
 
 def _over_preset(document: Mapping[str, Any], origin: str) -> dict[str, Any]:

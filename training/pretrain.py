@@ -24,6 +24,7 @@ from training.datasets import catalog as datasets
 from training.evaluation.annotations import GroundTruth
 from training.loop import LoopConfig, Share, Step
 from training.marionette.motions import LABELS as MARIONETTE
+from training.plan import read_as
 from training.run import choose_device, start_afresh
 from training.run_folder import claim, sole_writer, truth_digest, write_json
 
@@ -89,17 +90,7 @@ class Finished:
 
 def read(path: Path, changes: Mapping[str, Any] | None = None) -> ClipPlan:
     """`changes` replace keys of `training`, for one run."""
-    try:
-        document = json.loads(path.read_bytes())
-        if isinstance(document, dict) and isinstance(document.get("training"), dict):
-            document["training"] |= dict(changes or {})
-        return ClipPlan.model_validate_json(json.dumps(document))
-    except OSError as error:
-        raise InvalidOptions(f"{path}: {error.strerror or error}") from None
-    except ValidationError as error:
-        raise InvalidOptions(f"{path}: {explain(error, 'plan')}") from None
-    except ValueError as error:
-        raise InvalidOptions(f"{path}: not JSON: {error}") from None
+    return read_as(ClipPlan, path, changes)
 
 
 def run(

@@ -28,7 +28,8 @@ from training.video_label_job import Source, VideoLabelJob
 
 EXACT = 1e-6
 LABELS, PREDICTIONS, RESULT = "labels.json", "predictions.json", "result.json"
-WRITTEN = (run_folder.PLAN, run_folder.INPUTS, LABELS, PREDICTIONS, RESULT, "curve.csv", "validation.csv")
+VIDEO_SCORES = "video_scores.json"  # of a classifier of videos
+WRITTEN = (run_folder.PLAN, run_folder.INPUTS, LABELS, PREDICTIONS, RESULT, VIDEO_SCORES, "curve.csv", "validation.csv")
 
 
 @dataclass(frozen=True)

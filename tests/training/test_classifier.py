@@ -11,7 +11,6 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from benchmarks import video_names
 from exporters import export as exports
 from exporters import recipe as recipes
 from models import bundle as bundles
@@ -203,9 +202,8 @@ def test_video_scores_that_do_not_fit_are_told_before_training(root: Path) -> No
 
 def test_scores_of_all_videos_are_written_in_the_form_that_plans_take(root: Path) -> None:
     wanted = classifier_run.ClassifierPlan.model_validate_json(json.dumps(document()))
-    done = classifier_run.run(wanted, root, root / "names")
-    (root / "names.json").write_text(json.dumps(video_names.scores_of(wanted, root, root / "names", done)))
-    found = video_scores.read("cuhk", root / "names.json")
+    classifier_run.run(wanted, root, root / "names")
+    found = video_scores.read("cuhk", root / "names" / run.VIDEO_SCORES)
     assert found.labels == tuple(sorted(footage.LABELS))
     for number in range(6):
         scores = found.of(f"video_{number}")
