@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from service import cli, configured, settings
+from service import configured, settings
 from service.errors import InvalidOptions
 from service.pipeline.video import DecodeLimits
 
@@ -32,7 +32,7 @@ def test_every_setting_is_documented_as_it_is() -> None:
 
 
 def test_settings_and_the_decoder_agree_on_what_is_usual() -> None:
-    limits, usual = cli.decoding(settings.Settings()).limits, DecodeLimits()
+    limits, usual = configured.decoding(settings.Settings()).limits, DecodeLimits()
     assert limits == usual
 
 
