@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import two_streams, video_names
+from benchmarks import still_parts, two_streams, video_names
 from benchmarks.multiply_adds import multiply_adds
 from benchmarks.studies import STUDIES, Row, Study
 from training import detector_job, loop, run_folder, worker_life
@@ -82,6 +82,8 @@ def main() -> None:
     spawn = multiprocessing.get_context("spawn")
     if any(task.plan.features.folder == two_streams.FOLDER for task in missing):
         two_streams.make(asked.folder.resolve())
+    if any(task.plan.static is not None and task.plan.static.folder == still_parts.OUTSIDE for task in missing):
+        still_parts.make(asked.folder.resolve())
     # What others' weights are judged for comes when these have been trained.
     trained = [task for task in missing if task.row.weights_of is None]
     judged = [task for task in missing if task.row.weights_of is not None]

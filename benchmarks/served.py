@@ -28,7 +28,7 @@ from models.bundle import Bundle
 from models.geometry import tiou
 from service.client import Ask, Client
 from service.commands.local_service import local_service
-from service.localization import DetectOptions, Localization
+from service.localization import DetectOptions, Segment
 
 SHIPPED = Path(__file__).parents[1] / "models" / "bundles" / "marionette"
 CLIP = "marionette_test_0000"
@@ -53,9 +53,10 @@ def main() -> None:
             lines[row.name] = line(row, bundle, client, clip, entry)
     about = (
         f"One service, one bundle per detector, one clip ({CLIP}: {entry['duration']:.1f} s, "
-        f"{len(entry['annotations'])} annotated actions), `POST /v1/detections`. Segments that score at least "
-        f"{LEAST_SCORE}; an action is found by a segment of its label with tIoU {FOUND_TIOU} or more. Parity: the "
-        "largest difference of graph and network, in units of the output's largest value."
+        f"{len(entry['annotations'])} annotated actions), `POST /v1/detections`. Segments are those of at least "
+        f"{LEAST_SCORE}, but the best one is told in any case; an action is found by a segment of its label with tIoU "
+        f"{FOUND_TIOU} or more. Parity: the largest difference of graph and network, in units of the output's largest "
+        "value."
     )
     head = [f"| {' | '.join(HEAD)} |", "|---|---:|---:|---:|---:|---|"]
     told = [lines[row.name] for row in DETECTORS.rows if row.name in lines]
@@ -106,27 +107,28 @@ def made_bundle(row: Row, folder: Path, target: Path) -> Bundle:
 
 def line(row: Row, bundle: Bundle, client: Client, clip: Path, entry: Mapping[str, Any]) -> str:
     began = time.monotonic()
-    found = client.detect(clip, Ask(model=row.run, options=DetectOptions(min_score=LEAST_SCORE)))
+    found = client.detect(clip, Ask(model=row.run, options=DetectOptions(min_score=0.0)))
     seconds = time.monotonic() - began
+    clear = [segment for segment in found.segments if segment.score >= LEAST_SCORE]
     best = max(found.segments, key=lambda segment: segment.score, default=None)
     gaps = [gap for name, gap in bundle.manifest.parity.items() if not name.startswith("segments")]
     cells = [
         row.name,
         f"{max(gaps):.1g}",
-        str(len(found.segments)),
-        f"{hits(found, entry['annotations'])} of {len(entry['annotations'])}",
+        str(len(clear)),
+        f"{hits(clear, entry['annotations'])} of {len(entry['annotations'])}",
         f"{seconds:.1f}",
         "" if best is None else f"{best.label}, {best.start_s:.2f}–{best.end_s:.2f} s, {best.score:.2f}",
     ]
     return f"| {' | '.join(cells)} |"
 
 
-def hits(found: Localization, annotated: Sequence[Mapping[str, Any]]) -> int:
+def hits(found: Sequence[Segment], annotated: Sequence[Mapping[str, Any]]) -> int:
     """Annotated actions that some segment of their label overlaps enough."""
     overlaps = (
-        tiou([action["segment"]], [[s.start_s, s.end_s] for s in found.segments if s.label == action["label"]])
+        tiou([action["segment"]], [[s.start_s, s.end_s] for s in found if s.label == action["label"]])
         for action in annotated
-        if any(segment.label == action["label"] for segment in found.segments)
+        if any(segment.label == action["label"] for segment in found)
     )
     return sum(bool(np.max(overlap) >= FOUND_TIOU) for overlap in overlaps)
 

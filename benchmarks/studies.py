@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks import two_streams
+from benchmarks import still_parts, two_streams
 
 EVERY_SEED = (0, 1, 2)
 ONE_SEED = (0,)
@@ -83,14 +83,18 @@ def _cmcs(name: str, run: str, published: float | None, seeds: tuple[int, ...] =
     return Row(name, "cmcs", run, {"static": {"folder": "motion"}, **changes}, seeds, published)
 
 
+def _still(name: str, run: str, **rule: Any) -> Row:
+    return _cmcs(name, run, None, EVERY_SEED, static={"folder": "motion", **rule})
+
+
 def _scoring(name: str, run: str, published: float, **grouping: Any) -> Row:
     changes = {"detector": {"postprocessing": {"grouping": grouping}}}
     return Row(name, "cmcs", run, changes, EVERY_SEED, published, weights_of="cmcs")
 
 
-def _fused(fusion: str, run: str) -> Row:
+def _fused(name: str, run: str, fusion: str, **changes: Any) -> Row:
     options = {"input_channels": list(two_streams.CHANNELS), "fusion": fusion}
-    return _cmcs(fusion, run, None, features=two_streams.RULE, detector={"options": options})
+    return _cmcs(name, run, None, EVERY_SEED, features=two_streams.RULE, detector={"options": options}, **changes)
 
 
 def _branches(count: int, **options: Any) -> dict[str, Any]:
@@ -189,7 +193,7 @@ AMNET_MASK = Study(
     (
         _amnet("AMNet", "amnet", None, EVERY_SEED),
         _amnet("mask off", "amnet-no-mask", None, mask="off"),
-        _amnet("groups off", "amnet-no-groups", None, groups="off"),
+        _amnet("groups off", "amnet-no-groups", None, EVERY_SEED, groups="off"),
     ),
 )
 
@@ -230,7 +234,7 @@ RCL_STEPS = Study(
         _rcl_steps(1, 35.60),
         _rcl_steps(10, 35.98),
         _rcl_steps(15, 35.64),
-        _rcl("0, trained so", "rcl-0", 35.41, iterations=0),
+        _rcl("0, trained so", "rcl-0", 35.41, EVERY_SEED, iterations=0),
     ),
     costs=True,
 )
@@ -241,9 +245,9 @@ RCL_SAMPLING = Study(
     "On BMN, spans of any action. By length of action: [rcl_lengths.md](rcl_lengths.md).",
     (
         _rcl("scale-invariant", "rcl", seeds=EVERY_SEED),
-        _rcl("regular", "rcl-regular", sampling="regular", rows=64),
-        _rcl("sparse by half", "rcl-sparse-half", sampling="sparse-half", rows=64),
-        _rcl("sparse by levels", "rcl-sparse-levels", sampling="sparse-levels", rows=64),
+        _rcl("regular", "rcl-regular", seeds=EVERY_SEED, sampling="regular", rows=64),
+        _rcl("sparse by half", "rcl-sparse-half", seeds=EVERY_SEED, sampling="sparse-half", rows=64),
+        _rcl("sparse by levels", "rcl-sparse-levels", seeds=EVERY_SEED, sampling="sparse-levels", rows=64),
     ),
     costs=True,
 )
@@ -255,22 +259,44 @@ CMCS_PARTS = Study(
     "From labels of whole videos alone. Published is the paper's supplement: mean mAP over tIoU 0.1 to 0.5 on "
     "THUMOS14. Masking leaves static snippets out where the run is judged; HN shows them as background in training.",
     (
-        _cmcs("baseline", "cmcs-baseline", 28.8, static=None, detector=_branches(1), loss=APART),
+        _cmcs("baseline", "cmcs-baseline", 28.8, EVERY_SEED, static=None, detector=_branches(1), loss=APART),
         Row(
             "+ masking",
             "cmcs",
             "cmcs-masking",
             {"static": {"folder": "motion", "use": "judging"}, "detector": _branches(1), "loss": APART},
-            published=28.6,
+            EVERY_SEED,
+            28.6,
             weights_of="cmcs-baseline",
         ),
-        _cmcs("+ HN", "cmcs-negatives", 32.7, detector=_branches(1), loss=APART),
-        _cmcs("+ branches, label loss", "cmcs-branches-label", 29.1, static=None, loss=APART),
+        _cmcs("+ HN", "cmcs-negatives", 32.7, EVERY_SEED, detector=_branches(1), loss=APART),
+        _cmcs("+ branches, label loss", "cmcs-branches-label", 29.1, EVERY_SEED, static=None, loss=APART),
         _cmcs("+ branches", "cmcs-branches", 34.8, EVERY_SEED, static=None),
         _cmcs("full", "cmcs", 37.4, EVERY_SEED),
-        _cmcs("HN, one wide branch", "cmcs-wide", 32.9, detector=_branches(1, branch_layers=[[64, 3]]), loss=APART),
-        _cmcs("average pooling", "cmcs-average", 36.3, detector={"options": {"pooling": "average"}}),
-        _cmcs("kernels of 1", "cmcs-kernel1", 35.1, detector={"options": {"branch_layers": [[16, 1]]}}),
+        _cmcs(
+            "HN, one wide branch",
+            "cmcs-wide",
+            32.9,
+            EVERY_SEED,
+            detector=_branches(1, branch_layers=[[64, 3]]),
+            loss=APART,
+        ),
+        _cmcs("average pooling", "cmcs-average", 36.3, EVERY_SEED, detector={"options": {"pooling": "average"}}),
+        _cmcs("kernels of 1", "cmcs-kernel1", 35.1, EVERY_SEED, detector={"options": {"branch_layers": [[16, 1]]}}),
+    ),
+)
+
+CMCS_STILL = Study(
+    "cmcs-still",
+    "CMCS: what hard negatives are made of",
+    "Much of what is called still lies in actions ([still_parts.md](still_parts.md)). The last row takes none of that, "
+    "which takes the times of actions: no way to train from labels of videos, but what right hard negatives would do.",
+    (
+        _cmcs("none", "cmcs-branches", None, EVERY_SEED, static=None),
+        _cmcs("below percentile 25 for 2 s, as published", "cmcs", None, EVERY_SEED),
+        _still("below percentile 25 for 1 s", "cmcs-still-1s", least_s=1.0),
+        _still("below percentile 15 for 1 s", "cmcs-still-15", percentile=15.0, least_s=1.0),
+        _still("as published, outside of actions", "cmcs-still-outside", folder=still_parts.OUTSIDE),
     ),
 )
 
@@ -291,7 +317,7 @@ CMCS_BRANCHES = Study(
     "CMCS: number of branches",
     "The paper shows a curve, whose numbers are not known here.",
     tuple(
-        _cmcs(f"{count}", f"cmcs-{count}", None, detector=_branches(count))
+        _cmcs(f"{count}", f"cmcs-{count}", None, EVERY_SEED, detector=_branches(count))
         if count != 4
         else _cmcs("4", "cmcs", None, EVERY_SEED)
         for count in (1, 2, 3, 4, 6, 8)
@@ -302,11 +328,14 @@ CMCS_FUSION = Study(
     "cmcs-fusion",
     "CMCS: two kinds of features",
     "Features of RGB, with and without how much moves in each frame of a snippet (`two_streams.py`): one network that "
-    "sees both, or two whose logits are averaged.",
+    "sees both, or two whose logits are averaged. Without hard negatives and with them.",
     (
-        _cmcs("RGB alone", "cmcs", None, EVERY_SEED),
-        _fused("early", "cmcs-early"),
-        _fused("late", "cmcs-late"),
+        _cmcs("RGB alone", "cmcs-branches", None, EVERY_SEED, static=None),
+        _fused("early", "cmcs-branches-early", "early", static=None),
+        _fused("late", "cmcs-branches-late", "late", static=None),
+        _cmcs("RGB alone, HN", "cmcs", None, EVERY_SEED),
+        _fused("early, HN", "cmcs-early", "early"),
+        _fused("late, HN", "cmcs-late", "late"),
     ),
 )
 
@@ -333,6 +362,7 @@ STUDIES = (
     AMNET_MASK,
     REACT_PARTS,
     CMCS_PARTS,
+    CMCS_STILL,
     CMCS_SCORING,
     CMCS_BRANCHES,
     CMCS_FUSION,

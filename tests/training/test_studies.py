@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from benchmarks import detectors, two_streams
+from benchmarks import detectors, still_parts, two_streams
 from benchmarks.detectors import Task
 from benchmarks.studies import STUDIES, Row, Study
+from training import static_parts
 from training.detector_job import subject_of
 
 TASKS = detectors.tasks(STUDIES)
@@ -83,6 +86,24 @@ def test_what_takes_the_weights_of_another_run_takes_those_of_one_that_is_traine
 def test_flow_of_a_snippet_is_that_of_its_frames() -> None:
     found = two_streams.flow(np.arange(11.0), rows=3)
     assert found.tolist() == [[*range(8)], [*range(2, 10)], [*range(4, 11), 10]]
+
+
+def test_still_parts_are_told_by_how_much_of_them_is_action(tmp_path: Path) -> None:
+    moving = np.ones(400)
+    moving[100:140] = 0.0  # 4 s at 10 a second, the first three of an action
+    (tmp_path / "motion").mkdir()
+    np.savez(tmp_path / "motion" / "v.npz", intensity=moving, frame_times_s=np.arange(400) / 10)
+    annotations = [{"segment": [8.0, 13.0], "label": "wave"}]
+    video = {"subset": "training", "duration": 40.0, "annotations": annotations}
+    (tmp_path / "annotations.json").write_text(json.dumps({"database": {"v": video}}))
+
+    still_parts.make(tmp_path)
+    published = next(line for line in still_parts.table(tmp_path).splitlines() if line.startswith("| below"))
+    motion = static_parts.read(tmp_path / still_parts.OUTSIDE, "v")
+    left = static_parts.static_frames(motion, static_parts.StaticRule(least_s=0.5))
+
+    assert published == "| below percentile 25 | median | 2 s | 1 | 10.0 % | 75.0 % |"
+    assert np.flatnonzero(left).tolist() == [*range(130, 140)]
 
 
 def test_a_table_of_classes_and_one_of_costs() -> None:
