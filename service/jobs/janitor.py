@@ -70,9 +70,9 @@ class Janitor:
         try:
             removed = self._store.sweep(kind, unused_s, needed)
         except Exception as error:  # noqa: BLE001
-            _tell(f"the store's {kind}s", error)
+            _tell(f"the store ({kind})", error)
         else:
-            log.log(logging.INFO if removed else logging.DEBUG, "store swept of %d unused %ss", removed, kind)
+            log.log(logging.INFO if removed else logging.DEBUG, "store swept: %s unused, %d removed", kind, removed)
 
     def _needed_parts(self, keys: Collection[str]) -> set[str]:
         return needed_parts(self._records, keys)

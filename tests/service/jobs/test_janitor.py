@@ -102,7 +102,7 @@ def test_a_defect_is_told_with_its_trace_and_ends_no_janitor(store, caplog):
     stop.set()
     thread.join(10)
     assert "housekeeping of the queue failed: a defect" in caplog.text
-    assert "housekeeping of the store's videos failed: 'NoneType' object" in caplog.text
+    assert "housekeeping of the store (video) failed: 'NoneType' object" in caplog.text
     assert "Traceback" in caplog.text
 
 
