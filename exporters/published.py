@@ -54,7 +54,9 @@ def read(path: Path) -> dict[str, Tensor]:
     except OSError as error:
         raise InvalidOptions(f"{path}: {error.strerror or error}") from None
     except Exception as error:  # noqa: BLE001  (a damaged archive or pickle fails in any way it likes)
-        raise InvalidOptions(f"{path}: no weights that load without running code: {first_line(error)}") from None
+        raise InvalidOptions(
+            f"{path}: no weights that load without running code ({type(error).__name__}: {first_line(error)})"
+        ) from None
     return _weights_in(content, str(path))
 
 

@@ -142,6 +142,13 @@ def _network(wanted: ClassifierPart, channels: int, num_classes: int) -> VideoCl
     entry = CLASSIFIERS[wanted.network]
     known = {"input_channels": channels, "num_classes": num_classes}
     config = configured(entry.presets[wanted.preset](), wanted.options, known, wanted.network)
+    wrong = [
+        f"{name} is {getattr(config, name)}; the data has {value}"
+        for name, value in known.items()
+        if getattr(config, name) != value
+    ]
+    if wrong:
+        raise InvalidOptions(f"{wanted.network}: {'; '.join(wrong)}")
     try:
         return entry.network(config)
     except ValueError as error:

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from service.errors import InvalidOptions
+
 DECAYING = (nn.modules.conv._ConvNd, nn.Linear)  # noqa: SLF001  (torch's own parent of all convolutions)
 
 
@@ -35,6 +37,9 @@ def slowed(
     """The same groups, and behind each a group of its parameters whose names hold one of these words; `slowed_to` is
     the share of the rate that a group learns at."""
     names = {id(weight): name for name, weight in network.named_parameters()}
+    unused = [word for word in words if not any(word in name for name in names.values())]
+    if unused:
+        raise InvalidOptions(f"slow_parameters: no parameter's name holds {', '.join(map(repr, unused))}")
 
     def is_slow(weight: nn.Parameter) -> bool:
         return any(part in names.get(id(weight), "") for part in words)

@@ -216,6 +216,8 @@ def subject_of(plan: Plan, labels: tuple[str, ...], channels: int) -> Subject:
         raise InvalidOptions(
             f"{what} takes {sum(config.input_channels)} feature channels; the features have {channels}"
         )
+    if config.num_classes not in (1, len(labels)):
+        raise InvalidOptions(f"{what} tells {config.num_classes} classes apart; the annotations have {len(labels)}")
     loss_config = configured(entry.losses[plan.loss_preset](), plan.loss.options, {}, "loss")
     torch.manual_seed(plan.training.seed)
     try:

@@ -36,7 +36,9 @@ __all__ = [
     "ExtractionPlan",
     "Failure",
     "Progress",
+    "by_name",
     "channels_of",
+    "check_workers",
     "extract",
     "extract_video",
     "find_videos",
@@ -109,10 +111,23 @@ def _videos_below(folder: Path) -> list[Path]:
     )
 
 
+def by_name(videos: Sequence[Path]) -> dict[str, Path]:
+    """By what their files are to be called."""
+    found: dict[str, list[Path]] = {}
+    for path in videos:
+        found.setdefault(path.stem, []).append(path)
+    clashes = [f"{name!r} ({', '.join(map(str, paths))})" for name, paths in found.items() if len(paths) > 1]
+    if clashes:
+        raise InvalidOptions(f"several videos would write the same file: {'; '.join(clashes)}; rename them")
+    return {name: paths[0] for name, paths in found.items()}
+
+
+def check_workers(workers: int) -> list[str]:
+    return [] if 1 <= workers <= 256 else [f"workers is {workers}; accepted are 1 to 256"]
+
+
 def _check_plan(plan: ExtractionPlan) -> None:
-    wrong = []
-    if not 1 <= plan.workers <= 256:
-        wrong.append(f"workers is {plan.workers}; accepted are 1 to 256")
+    wrong = check_workers(plan.workers)
     if plan.dtype not in ("float32", "float16"):
         wrong.append(f"dtype is {plan.dtype!r}; accepted are 'float32' and 'float16'")
     if plan.out.exists() and not plan.out.is_dir():
@@ -122,13 +137,7 @@ def _check_plan(plan: ExtractionPlan) -> None:
 
 
 def _tasks(videos: Sequence[Path], out: Path) -> list[Task]:
-    by_name: dict[str, list[Path]] = {}
-    for path in videos:
-        by_name.setdefault(path.stem, []).append(path)
-    clashes = [f"{name!r} ({', '.join(map(str, paths))})" for name, paths in by_name.items() if len(paths) > 1]
-    if clashes:
-        raise InvalidOptions(f"several videos would write the same feature file: {'; '.join(clashes)}; rename them")
-    return [Task(paths[0], out / f"{name}.npz") for name, paths in by_name.items()]
+    return [Task(path, out / f"{name}.npz") for name, path in by_name(videos).items()]
 
 
 def _wanted_settings(plan: ExtractionPlan) -> FeatureSettings:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -17,6 +18,13 @@ from service.runtime.session import Array
 from training.feature_names import names_of, unfindable
 
 HDF5 = (".h5", ".hdf5")
+NPY, ZIP = b"\x93NUMPY", b"PK"  # what such files begin with
+
+# What readers raise for damaged content; a header may ask for any amount of memory, or hold anything at all.
+DAMAGED = (
+    *(OSError, ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error),
+    *(MemoryError, TypeError, SyntaxError, OverflowError, tokenize.TokenError),
+)
 
 
 def read_one(path: Path, array: str | None, video: str) -> Array:
@@ -62,7 +70,7 @@ def _template(path: Path, array: str | None) -> str | None:
 
 
 def _filled(template: str, video: str) -> list[str]:
-    return [template.format(video=name) for name in names_of(video)]
+    return [template.replace("{video}", name) for name in names_of(video)]
 
 
 def _choose(arrays: Mapping[str, Array], names: Sequence[str] | None, path: Path) -> Array:
@@ -85,17 +93,24 @@ def _present(path: Path, names: Sequence[str]) -> set[str]:
 
 
 def _read_npy(path: Path) -> Array:
-    with _explained(path):
-        return np.asarray(np.load(path, allow_pickle=False))
+    with _explained(path), path.open("rb") as file:
+        _check_beginning(file, NPY, "no array of NumPy's")
+        return np.asarray(np.load(file, allow_pickle=False))
 
 
 @contextlib.contextmanager
 def _open_npz(path: Path) -> Iterator[Any]:
     with _explained(path), path.open("rb") as file:
-        archive = np.load(file, allow_pickle=False)
-        if isinstance(archive, np.ndarray):
-            raise ValueError("it is one array rather than an archive of them")
-        yield archive
+        _check_beginning(file, ZIP, "no archive of NumPy's arrays")
+        yield np.load(file, allow_pickle=False)
+
+
+def _check_beginning(file: BinaryIO, wanted: bytes, told: str) -> None:
+    """NumPy takes what begins otherwise for a pickle, and says so."""
+    found = file.read(len(wanted))
+    file.seek(0)
+    if found != wanted:
+        raise ValueError(f"it is {told}" if found else "it is empty")
 
 
 def _read_h5(path: Path, names: Sequence[str]) -> Array:
@@ -123,6 +138,6 @@ def _explained(path: Path) -> Iterator[None]:
     """What readers say of a damaged file, with its name."""
     try:
         yield
-    except (OSError, ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+    except DAMAGED as error:
         what = error.strerror if isinstance(error, OSError) and error.strerror else f"{error}"
         raise InvalidOptions(f"{path}: cannot be read as features: {what}") from None

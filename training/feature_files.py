@@ -52,6 +52,7 @@ __all__ = [
 
 SETTINGS_FILE = "features.json"
 PART = ".part"
+MOST_FRAMES = 20_000_000  # nine days at 25 a second
 FIXED_TIME = (1980, 1, 1, 0, 0, 0)  # the oldest that a zip can say: equal features are equal files
 
 
@@ -241,6 +242,12 @@ def _foreign_grid(
             f"{covered_s:.1f} s; the video lasts {length_s:.1f} s: stride_frames, fps or the duration is wrong"
         )
     num_frames = max(1, round(length_s * rate))
+    if num_frames > MOST_FRAMES:
+        raise InvalidOptions(
+            f"{path}: {num_rows} rows, one every {rule.stride_frames:g} frames with clips of {rule.clip_frames}, are a "
+            f"video of {num_frames:.3g} frames; at most {MOST_FRAMES:g} are accepted: stride_frames or clip_frames is "
+            "wrong"
+        )
     sampling_s = None if rule.fps is None else 1 / rule.fps
     return SnippetGrid(np.arange(num_frames) / rate, length_s, rule.stride_frames, rule.offset_frames, sampling_s)
 

@@ -207,6 +207,11 @@ def learning_rate(config: LoopConfig, step: int, steps_per_epoch: int) -> float:
 
 def _start(job: TrainingJob, config: LoopConfig, device: torch.device) -> _State:
     network, loss = job.network.to(device).train(), job.loss.to(device)
+    if config.mixed_precision != "float32" and device.type != "cuda":
+        raise InvalidOptions(
+            f"mixed_precision is {config.mixed_precision!r}, which CUDA alone has; this runs on {device.type}, where "
+            "'float32' is accepted"
+        )
     average = network
     if config.ema is not None:
         average = copy.deepcopy(network).eval().requires_grad_(requires_grad=False)
@@ -216,7 +221,7 @@ def _start(job: TrainingJob, config: LoopConfig, device: torch.device) -> _State
         groups = slowed(groups, network, config.slow_parameters, config.slow_factor)
     kind = torch.optim.Adam if config.optimiser == "adam" else torch.optim.AdamW
     optimiser = kind(groups, lr=config.learning_rate, betas=config.betas)
-    scaled = config.mixed_precision == "fp16" and device.type == "cuda"
+    scaled = config.mixed_precision == "fp16"
     return _State(network, average, loss, optimiser, torch.amp.GradScaler(device.type, enabled=scaled))
 
 
@@ -245,10 +250,8 @@ def _take_step(state: _State, job: TrainingJob, config: LoopConfig, batch: Any, 
 
 
 def _autocast(config: LoopConfig, device: torch.device) -> torch.autocast:
-    lower = config.mixed_precision != "float32" and device.type == "cuda"
-    return torch.autocast(
-        device.type, torch.float16 if config.mixed_precision == "fp16" else torch.bfloat16, enabled=lower
-    )
+    lower = torch.float16 if config.mixed_precision == "fp16" else torch.bfloat16
+    return torch.autocast(device.type, lower, enabled=config.mixed_precision != "float32")
 
 
 def _finite_parts(losses: Losses, step: int) -> dict[str, float]:

@@ -126,6 +126,8 @@ def run(
             "seconds": round(done.seconds, 3),
             "resumed_at_step": done.first_step,
         }
+        if isinstance(prepared.job, VideoLabelJob):
+            trained["hard_negatives"] = prepared.job.hard_negatives
         return _judged(plan, prepared, done.weights, folder, where, trained)
 
 

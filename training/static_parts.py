@@ -6,6 +6,7 @@ background is (CMCS, Liu et al., CVPR 2019).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -18,8 +19,12 @@ from models.schema import Fraction, Part, Positive
 from service.errors import InvalidOptions
 from service.pipeline.activations import dilate, find_runs, join
 from service.pipeline.snippets import SnippetGrid
+from service.runtime.session import Array
 from training.feature_arrays import read_npz
 from training.feature_names import find
+
+# How far the lengths of a video, by its features and by its motion, may lie apart.
+MISMATCH, SLACK_S = 1.5, 2.0
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
@@ -59,10 +64,20 @@ class Motion:
 
 def read(folder: Path, video: str) -> Motion:
     path = find(folder, video)
-    arrays = read_npz(path)
+    return of_arrays(read_npz(path), path)
+
+
+def of_arrays(arrays: Mapping[str, Array], path: Path) -> Motion:
+    """What the file at `path` holds."""
     missing = {"intensity", "frame_times_s"} - arrays.keys()
     if missing:
         raise InvalidOptions(f"{path}: lacks {', '.join(sorted(missing))}: not a file that `tal motion` made")
+    kinds = {arrays[name].dtype.kind for name in ("intensity", "frame_times_s")}
+    if not kinds <= set("fiu"):
+        raise InvalidOptions(
+            f"{path}: intensity and frame_times_s are {arrays['intensity'].dtype} and "
+            f"{arrays['frame_times_s'].dtype}; numbers are needed"
+        )
     intensity, times_s = (np.asarray(arrays[name], np.float64) for name in ("intensity", "frame_times_s"))
     sound = intensity.ndim == 1 and intensity.shape == times_s.shape and len(intensity) > 0
     if not sound or not np.isfinite(intensity).all() or not (np.diff(times_s) >= 0).all():
@@ -82,6 +97,16 @@ def static_frames(motion: Motion, rule: StaticRule) -> Bools:
     for start, end in runs:
         mask[start:end] = end - start >= least
     return mask
+
+
+def check_cover(motion: Motion, grid: SnippetGrid, video: str) -> None:
+    """Motion of another video, or of a few frames of it, says nothing of the rest."""
+    covered_s, lasts_s = float(motion.frame_times_s[-1] - motion.frame_times_s[0]), grid.end_s - grid.start_s
+    if covered_s + SLACK_S < lasts_s / MISMATCH or covered_s > MISMATCH * lasts_s + SLACK_S:
+        raise InvalidOptions(
+            f"{video}: {len(motion.frame_times_s)} frames of motion cover {covered_s:.1f} s; the video lasts "
+            f"{lasts_s:.1f} s: the motion is of another video"
+        )
 
 
 def is_usable(mask: Bools, rule: StaticRule) -> bool:

@@ -124,18 +124,26 @@ class VideoLabelJob(JudgedJob):
         if not getattr(self._subject.network.config, "background", False):
             raise InvalidOptions("static: hard negatives are background, and the detector has no such class")
         found = []
-        for video in dict.fromkeys(example.video for example in self._examples):
+        videos = dict.fromkeys(example.video for example in self._examples)
+        for video in videos:
             moving = motion(video)
             frames = static_parts.static_frames(moving, rule)
             if not static_parts.is_usable(frames, rule):
                 continue
             sequence = self._load(video)
+            static_parts.check_cover(moving, sequence.grid, video)
             count = sequence.num_snippets
             rows = static_parts.static_rows(frames, moving, sequence.grid, count)
             shortest = max(1, count // self._every)
             starts = range(phases(count, self._every))
             if all(rows[phase :: self._every][:shortest].any() for phase in starts):
                 found.append(Example(video, background, static=rows))
+        if not found:
+            raise InvalidOptions(
+                f"static: none of {len(videos)} videos has still parts of use by percentile {rule.percentile:g}, "
+                f"{rule.smoothing}, least_s {rule.least_s:g} and share {list(rule.share)}; without `static` there are "
+                "no hard negatives"
+            )
         return found
 
 
@@ -158,6 +166,7 @@ def silent_rows(motion: Callable[[str], Motion], rule: StaticRule) -> Callable[[
 
     def silent(video: str, sequence: FeatureSequence) -> Bools:
         moving = motion(video)
+        static_parts.check_cover(moving, sequence.grid, video)
         frames = static_parts.static_frames(moving, rule)
         return static_parts.static_rows(frames, moving, sequence.grid, sequence.num_snippets)
 

@@ -76,6 +76,8 @@ class RclConfig:
                 f"inference_iterations is {self.inference_iterations}, but a network of 0 iterations has nothing to "
                 "correct its map with"
             )
+        if self.longest > self.length:
+            raise ValueError(f"longest is {self.longest}; a window of {self.length} steps has no longer spans")
         _ = self.shape
         if self.host == "gtad":
             _ = self.gtad

@@ -105,6 +105,7 @@ def detect(
     check_request(model.manifest, options, preset)
     names = _names(files)
     failed = 0
+    _refuse_overwriting(files, output)
     with Sink(format, output, names) as sink, _progress() as track:
         for number, (path, name) in enumerate(zip(files, names, strict=True), 1):
             follow = track(f"{name} ({number}/{len(files)})" if len(files) > 1 else name)
@@ -130,6 +131,7 @@ def detect(
 
 def _detect_at(server: str, files: list[Path], ask: Ask, form: Format, output: Path | None) -> None:
     names, failed = _names(files), 0
+    _refuse_overwriting(files, output)
     with Sink(form, output, names) as sink, _progress() as track:
 
         def take(path: Path, answer: Localization | Exception) -> None:
@@ -171,6 +173,13 @@ def _names(files: list[Path]) -> list[str]:
     """What videos are called in the answer: their file names, or as given where those are not distinct."""
     names = [path.name for path in files]
     return names if len(set(names)) == len(names) else [str(path) for path in files]
+
+
+def _refuse_overwriting(files: list[Path], output: Path | None) -> None:
+    if output is not None and output.exists():
+        read = next((path for path in files if path.exists() and path.samefile(output)), None)
+        if read is not None:
+            raise InvalidOptions(f"output {output} is {read}, which is to be read; name another file")
 
 
 def _complain(message: str) -> None:

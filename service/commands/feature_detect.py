@@ -46,7 +46,7 @@ def localize_file(
     from training import feature_files  # noqa: PLC0415  (only who detects in features needs it)
 
     if not path.is_file():
-        raise InvalidOptions(f"{path}: no such file")
+        raise InvalidOptions(f"{path}: {'a folder' if path.is_dir() else 'no such file'}; a file of features is needed")
     if feature_files.is_ours(path.parent) and path.suffix == ".npz":
         if how.given:
             raise InvalidOptions(
@@ -71,7 +71,7 @@ def _rule(how: FeatureOptions, model: LoadedModel) -> FeatureRule:
     from training.feature_settings import FeatureRule  # noqa: PLC0415
 
     grid = model.manifest.grid
-    clip_frames = how.clip_frames or model.manifest.reach_frames
+    clip_frames = model.manifest.reach_frames if how.clip_frames is None else how.clip_frames
     own_middle = grid.offset_frames if how.clip_frames is None else clip_frames / 2
     return FeatureRule(
         grid.stride_frames if how.stride_frames is None else how.stride_frames,
@@ -85,7 +85,9 @@ def _rule(how: FeatureOptions, model: LoadedModel) -> FeatureRule:
 def _load(path: Path, rule: FeatureRule, how: FeatureOptions) -> FeatureSequence:
     from training import feature_files  # noqa: PLC0415
 
-    names = how.arrays.split(",") if how.arrays else [None]
+    names = [None] if how.arrays is None else [name.strip() for name in how.arrays.split(",")]
+    if "" in names:
+        raise InvalidOptions(f"--array is {how.arrays!r}; a name is needed, or several with commas between them")
     parts = [feature_files.load(path, replace(rule, array=name)) for name in names]
     rows = {part.num_snippets for part in parts}
     if len(rows) > 1:

@@ -11,6 +11,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from service import configured, settings
 
+SOME_FAILED = 1
+
 
 def motion(
     sources: Annotated[
@@ -23,7 +25,8 @@ def motion(
 ) -> None:
     """How much moves in each frame, by optical flow: where nothing does, `tal train` finds hard negatives.
 
-    Files that are there are kept, so the same command continues a run that was stopped.
+    Files that are there and can be read are kept, so the same command continues a run that was stopped. A video that
+    cannot be read does not stop the others; the exit status is then 1.
     """
     from training import extract  # noqa: PLC0415  (doors import training inside the command that needs it)
     from training import motion as moving  # noqa: PLC0415
@@ -33,12 +36,16 @@ def motion(
     videos = extract.find_videos(sources)
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         bar = progress.add_task("videos", total=len(videos))
-        made = moving.write(
+        written = moving.write(
             videos,
             out,
             fps=fps,
             workers=workers,
             decoding=decoding,
             on_video=lambda done, total: progress.update(bar, completed=done, total=total),
+            on_failure=lambda failure: typer.echo(f"{failure.video}: {failure.error} [{failure.code}]", err=True),
         )
-    typer.echo(f"{out}: {made} made, {len(videos) - made} kept", err=True)
+    failed = len(written.failed)
+    typer.echo(f"{out}: {written.made} made, {written.kept} kept, {failed} failed", err=True)
+    if failed:
+        raise typer.Exit(SOME_FAILED)

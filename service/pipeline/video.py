@@ -179,6 +179,11 @@ def probe(path: str | Path, limits: DecodeLimits = DecodeLimits()) -> VideoInfo:
         return reader.info
 
 
+def check_rate(fps: float | None) -> None:
+    if fps is not None and not 0 < fps <= 1000:
+        raise errors.InvalidOptions(f"the sampling rate is {fps}; accepted are rates above 0 up to 1000 a second")
+
+
 def decode(
     path: str | Path,
     views: Sequence[FrameView],
@@ -196,8 +201,7 @@ def decode(
     """
     if not views:
         raise errors.InvalidOptions("no view is asked for; accepted are one or more")
-    if fps is not None and not 0 < fps <= 1000:
-        raise errors.InvalidOptions(f"the sampling rate is {fps}; accepted are rates above 0 up to 1000 a second")
+    check_rate(fps)
     if decoder not in {"auto", "pyav", "decord"}:
         raise errors.InvalidOptions(f"the decoder is {decoder!r}; accepted are 'auto', 'pyav' and 'decord'")
     return VideoReader(

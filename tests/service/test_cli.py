@@ -332,6 +332,28 @@ def test_a_video_that_the_model_cannot_see_does_not_stop_the_rest(home: Path, vi
     assert "[video_too_small]" in done.stderr
 
 
+@pytest.mark.parametrize("form", ["json", "csv", "jsonl", "activitynet"])
+def test_a_file_keeps_what_it_held_until_there_is_a_result(home: Path, video: Path, tmp_path: Path, form: str) -> None:
+    bad, out = tmp_path / "bad.mp4", tmp_path / "out"
+    bad.write_text("nothing")
+    out.write_text("precious")
+    failed = tal(home, "detect", bad, bad, "-b", "brightness", "-f", form, "-o", out)
+    assert (failed.returncode, out.read_text()) == (1 if form != "activitynet" else 2, "precious")
+    done = tal(home, "detect", bad, video, "-b", "brightness", "-f", form, "-o", out)
+    expected = tal(home, "detect", bad, video, "-b", "brightness", "-f", form).stdout
+    assert (done.returncode, len(out.read_text().splitlines())) == (1, len(expected.splitlines()))
+    assert "precious" not in out.read_text()
+
+
+def test_a_video_is_not_written_over(home: Path, video: Path, tmp_path: Path) -> None:
+    content = video.read_bytes()
+    (tmp_path / "link.json").symlink_to(video)
+    for target in (video, tmp_path / "link.json"):
+        done = tal(home, "detect", video, "-b", "brightness", "-f", "json", "-o", target)
+        assert (done.returncode, "which is to be read; name another file" in done.stderr) == (2, True)
+    assert video.read_bytes() == content
+
+
 @pytest.mark.parametrize("target", ["missing/out.json", "."])
 def test_an_output_that_cannot_be_written_is_told_before_the_work(
     home: Path, video: Path, tmp_path: Path, target: str

@@ -154,6 +154,17 @@ def test_what_cannot_be_trained_is_told(root: Path, changes: dict[str, Any], tol
         classifier_run.read(write(root, document() | changes))
 
 
+@pytest.mark.parametrize(("name", "value", "there"), [("num_classes", 7, 3), ("input_channels", 7, 6)])
+def test_a_classifier_of_other_data_is_told_before_training(
+    root: Path, tmp_path: Path, name: str, value: int, there: int
+) -> None:
+    asked = document()
+    asked["classifier"]["options"] = {**asked["classifier"].get("options", {}), name: value}
+    plan = classifier_run.read(write(root, asked))
+    with pytest.raises(InvalidOptions, match=f"{name} is {value}; the data has {there}"):
+        classifier_run.run(plan, root, tmp_path)
+
+
 def agnostic(root: Path, **scores: Any) -> plans.Plan:
     asked = footage.plan(epochs=1, warmup_epochs=0, validate_every_epochs=0)
     asked["detector"] = {"network": "gtad", "preset": "compact", "options": {

@@ -245,6 +245,9 @@ def test_options_that_do_not_fit_are_told_before_training(folder: Path) -> None:
     document["detector"]["options"] = {**footage.OPTIONS, "input_channels": [7]}
     with pytest.raises(InvalidOptions, match="actionformer takes 7 feature channels; the features have 6"):
         run.prepare(plans.parse(document), folder)
+    document["detector"]["options"] = {**footage.OPTIONS, "num_classes": 9}
+    with pytest.raises(InvalidOptions, match="actionformer tells 9 classes apart; the annotations have 3"):
+        run.prepare(plans.parse(document), folder)
 
 
 def test_half_precision_outputs_meet_the_loss_in_single_precision() -> None:

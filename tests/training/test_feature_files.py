@@ -292,9 +292,9 @@ def test_videos_without_features_are_all_told_whatever_holds_them(tmp_path):
 
 def test_an_array_that_calls_itself_an_archive_is_refused(tmp_path):
     path = save(tmp_path / "a.npy", VALUES).rename(tmp_path / "a.npz")
-    with pytest.raises(InvalidOptions, match=r"a\.npz: cannot be read as features: it is one array"):
+    with pytest.raises(InvalidOptions, match=r"a\.npz: cannot be read as features: it is no archive of NumPy's arrays"):
         feature_files.load(path, RULE)
-    with pytest.raises(InvalidOptions, match=r"a\.npz: cannot be read as features: it is one array"):
+    with pytest.raises(InvalidOptions, match=r"a\.npz: cannot be read as features: it is no archive of NumPy's arrays"):
         feature_files.lacking(path, ["a"], "{video}")
 
 
@@ -315,6 +315,34 @@ def test_unfit_features_are_refused_by_the_name_of_their_file(tmp_path, values, 
     np.save(tmp_path / "v_7.npy", values)
     with pytest.raises(InvalidOptions, match=rf"v_7\.npy: .*{told}"):
         feature_files.load(tmp_path / "v_7.npy", replace(RULE, channels=3))
+
+
+@pytest.mark.parametrize(
+    "shape", ["(10**12, 512)", "(1000000000000, 512)", "(True, 3)", "(-1, 3)", "(" * 300, "{}", "(1,"]
+)
+def test_a_header_that_lies_is_refused(tmp_path, shape):
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}".encode()
+    header += b" " * (-(len(header) + 11) % 64) + b"\n"
+    path = tmp_path / "v.npy"
+    path.write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(60))
+    with pytest.raises(InvalidOptions, match=r"v\.npy: cannot be read as features"):
+        feature_files.load(path, RULE)
+
+
+@pytest.mark.parametrize("array", ["{nope}", "{video", "{0}", "{video.__class__}", "}{"])
+def test_the_name_of_an_array_is_a_name_whatever_it_holds(tmp_path, array):
+    np.savez(tmp_path / "v.npz", **{array: VALUES, "other": VALUES + 1})
+    found = feature_files.load(tmp_path / "v.npz", replace(RULE, array=array))
+    np.testing.assert_array_equal(found.values, VALUES)
+    with pytest.raises(InvalidOptions, match="is none of them"):
+        feature_files.load(tmp_path / "v.npz", replace(RULE, array=f"{array}?"))
+
+
+@pytest.mark.parametrize("changes", [{"stride_frames": 1e6}, {"stride_frames": 1e12}, {"clip_frames": 10**8}])
+def test_a_rule_by_which_rows_are_a_video_of_weeks_is_refused(tmp_path, changes):
+    path = save(tmp_path / "v.npy", np.zeros((60, 3), np.float32))
+    with pytest.raises(InvalidOptions, match=r"60 rows, .* at most 2e\+07 are accepted"):
+        feature_files.load(path, replace(RULE, **changes))
 
 
 @pytest.mark.parametrize("ending", [".npy", ".npz", ".h5"])

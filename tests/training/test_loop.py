@@ -240,6 +240,14 @@ def test_settings_that_make_no_sense_are_refused(changes: dict[str, Any]) -> Non
         LoopConfig(**{"epochs": 1, "learning_rate": 0.1, **changes})
 
 
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_a_lower_precision_is_refused_where_there_is_none(tmp_path: Path, precision: str) -> None:
+    with pytest.raises(
+        InvalidOptions, match=f"mixed_precision is '{precision}', which CUDA alone has; this runs on cpu"
+    ):
+        fit(LineJob(), CONFIG.model_copy(update={"mixed_precision": precision}), tmp_path)
+
+
 @pytest.mark.parametrize(("system", "variant"), [(s, v) for s, known in SMALL_DETECTORS.items() for v in known])
 def test_only_kernels_decay(system: str, variant: str) -> None:
     network = DETECTORS[system].network(SMALL_DETECTORS[system][variant])
@@ -332,6 +340,8 @@ def test_slow_parameters_learn_at_their_share_of_the_rate() -> None:
         "other.weight": (1.0, 0.05),
         "other.bias": (1.0, 0.0),
     }
+    with pytest.raises(InvalidOptions, match="no parameter's name holds 'zzz'"):
+        descent.slowed(groups, network, ("other", "zzz"), 0.2)
     before, fast, slow = (weights_after(slow_parameters) for slow_parameters in (None, (), ("weight", "bias")))
     for name, value in before.items():
         torch.testing.assert_close(slow[name] - value, 0.1 * (fast[name] - value), rtol=1e-3, atol=2e-7)

@@ -111,6 +111,7 @@ def test_a_snippet_is_as_still_as_the_frame_that_it_stands_at() -> None:
         ({"intensity": np.zeros(3), "frame_times_s": np.zeros(2)}, r"intensity \(3,\) and frame_times_s \(2,\)"),
         ({"intensity": np.array([0, np.nan]), "frame_times_s": np.zeros(2)}, "a finite number"),
         ({"intensity": np.zeros(2), "frame_times_s": np.array([1.0, 0.5])}, "a rising time"),
+        ({"intensity": np.array(["1", "2"]), "frame_times_s": np.zeros(2)}, "numbers are needed"),
         ({"intensity": np.zeros(0), "frame_times_s": np.zeros(0)}, "for every frame"),
     ],
 )
@@ -133,11 +134,42 @@ def test_motion_of_a_video_is_low_where_its_picture_stands(tmp_path: Path) -> No
         return np.ascontiguousarray(np.roll(texture, shift, axis=1)[:, :128].repeat(3, 2)).astype(np.uint8)
 
     path = videos.write(tmp_path / "a.mp4", picture, duration_s=2, size_px=(128, 96))
-    assert motion.write([path], tmp_path / "motion") == 1
-    assert motion.write([path], tmp_path / "motion") == 0  # it is there
+    assert motion.write([path], tmp_path / "motion") == motion.Written(1, 0, ())
+    assert motion.write([path], tmp_path / "motion") == motion.Written(0, 1, ())
     found = static_parts.read(tmp_path / "motion", "a")
     still = found.frame_times_s < 0.9
     assert found.intensity[still].max() < found.intensity[found.frame_times_s > 1.1].min()
     other = tmp_path / "b" / "a.mp4"
-    with pytest.raises(InvalidOptions, match="the same name"):
+    with pytest.raises(InvalidOptions, match=rf"the same file: 'a' \({path}, {other}\)"):
         motion.write([path, other], tmp_path / "motion")
+
+
+def test_motion_is_made_again_where_it_cannot_be_read_and_never_at_another_rate(tmp_path: Path) -> None:
+    path = videos.write(tmp_path / "a.mp4", videos.flashes((0, 1)), duration_s=1)
+    out = tmp_path / "motion"
+    motion.write([path], out, fps=10)
+    content = (out / "a.npz").read_bytes()
+    for damaged in (b"", content[:100], b"no archive"):
+        (out / "a.npz").write_bytes(damaged)
+        assert motion.write([path], out, fps=10).made == 1
+        assert len(static_parts.read(out, "a").intensity) == 10
+    for fps, told in ((5.0, "10 frames a second, and 5 frames"), (None, "10 frames a second, and every frame")):
+        with pytest.raises(InvalidOptions, match=told):
+            motion.write([path], out, fps=fps)
+    with pytest.raises(InvalidOptions, match="sampling rate is 1000000"):
+        motion.write([path], out, fps=1e6)
+    with pytest.raises(InvalidOptions, match="workers is 0"):
+        motion.write([path], out, fps=10, workers=0)
+    with pytest.raises(InvalidOptions, match="cannot be written"):
+        motion.write([path], path)
+    ours = {"intensity": np.arange(3.0), "frame_times_s": np.arange(3.0)}  # of a measure of one's own
+    np.savez(out / "a.npz", **ours)
+    assert motion.write([path], out, fps=5).kept == 1
+
+
+def test_motion_of_another_video_is_refused() -> None:
+    grid = SnippetGrid(np.arange(300) / 10, 30.0, 2, 4)
+    static_parts.check_cover(moving(np.zeros(30 * FPS)), grid, "a")
+    for frames in (1, 18 * FPS - FPS, 48 * FPS):
+        with pytest.raises(InvalidOptions, match=r"a: .* the video lasts 30.0 s: the motion is of another video"):
+            static_parts.check_cover(moving(np.zeros(frames)), grid, "a")

@@ -122,7 +122,8 @@ def test_static_parts_are_videos_of_the_background(folder: Path) -> None:
 
 
 def test_videos_with_too_much_stillness_teach_no_background(folder: Path) -> None:
-    assert job_of(folder, static={"share": [0.0, 0.1]}).hard_negatives == 0
+    with pytest.raises(InvalidOptions, match=r"none of 6 videos has still parts .* share \[0\.0, 0\.1\]"):
+        job_of(folder, static={"share": [0.0, 0.1]})
     with pytest.raises(InvalidOptions, match="no such class"):
         job_of(folder, static={}, detector={"options": {**WIDTHS, "background": False}})
 

@@ -192,7 +192,7 @@ def test_boundaries_have_no_part_in_scores() -> None:
         ({"iterations": -1}, "iterations is -1"),
         ({"inference_iterations": -2}, "inference_iterations is -2"),
         ({"iterations": 0, "inference_iterations": 3}, "has nothing to correct its map with"),
-        ({"longest": 17}, "a window of 16 steps has no longer spans"),
+        ({"longest": 17}, "longest is 17; a window of 16 steps has no longer spans"),
         ({"host": "gtad", "graph_groups": 3}, "graph"),
         ({"memory_channels": 0}, "memory_channels is 0"),
     ],

@@ -93,6 +93,9 @@ def test_arrays_of_an_archive_stand_side_by_side(folder: Path, tmp_path: Path) -
     assert found.segments == detect(folder, tmp_path / "one.npy", fps=25.0).segments
     with pytest.raises(InvalidOptions, match="arrays rgb,short have 5, 24 rows"):
         detect(folder, tmp_path / "two.npz", fps=25.0, arrays="rgb,short")
+    for arrays in ("rgb,", "", ","):
+        with pytest.raises(InvalidOptions, match=f"--array is '{arrays}'; a name is needed"):
+            detect(folder, tmp_path / "two.npz", fps=25.0, arrays=arrays)
 
 
 def test_what_cannot_be_detected_in_is_told(folder: Path, tmp_path: Path) -> None:
@@ -102,6 +105,10 @@ def test_what_cannot_be_detected_in_is_told(folder: Path, tmp_path: Path) -> Non
         detect(folder, tmp_path / "rows.npy")
     with pytest.raises(InvalidOptions, match=r"none\.npy: no such file"):
         detect(folder, tmp_path / "none.npy")
+    with pytest.raises(InvalidOptions, match=r": a folder; a file of features is needed"):
+        detect(folder, tmp_path)
+    with pytest.raises(InvalidOptions, match="clip_frames is 0; 1 or more"):
+        detect(folder, tmp_path / "rows.npy", fps=25.0, clip_frames=0)
     with pytest.raises(
         InvalidOptions, match=r"features\.json beside it says how it was made; leave out --fps, --array"
     ):
