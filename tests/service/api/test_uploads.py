@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +59,13 @@ class Connection:
         return True
 
 
-def eventually_empty(api: Api) -> None:
-    """Nothing came of an upload; videos of jobs are something else."""
-    jobs = api.queue.find(JobFilter(), 1000)
-    kept = {job.request.video.key for job in jobs}
-    eventually(lambda: not [path for path in api.files if path.name not in {*kept, "lock"}], 10)
+@contextmanager
+def nothing_left(api: Api) -> Iterator[None]:
+    """Nothing comes of an upload; videos of jobs, and what was there before, are something else."""
+    before = set(api.files)
+    yield
+    kept = {job.request.video.key for job in api.queue.find(JobFilter(), 1000)}
+    eventually(lambda: not [path for path in set(api.files) - before if path.name not in {*kept, "lock"}], 10)
 
 
 @pytest.fixture
@@ -71,22 +74,20 @@ def impatient(config: Settings) -> Settings:
 
 
 def test_a_body_that_stops_coming_is_given_up_and_its_connection_with_it(impatient: Settings, clip: bytes) -> None:
-    with serving(impatient) as api, Connection(api) as connection:
+    with serving(impatient) as api, nothing_left(api), Connection(api) as connection:
         connection.send("Content-Type: video/mp4", f"Content-Length: {len(clip)}", body=clip[:100])
         assert connection.status() == 408
         assert connection.ended()
-        eventually_empty(api)
 
 
 def test_a_body_that_trickles_is_given_up_too(impatient: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(observed, "LINGER_S", 0.5)
-    with serving(impatient) as api, Connection(api) as connection:
+    with serving(impatient) as api, nothing_left(api), Connection(api) as connection:
         connection.send("Content-Type: video/mp4", "Content-Length: 100000")
         with pytest.raises(OSError, match=r"reset|pipe"):
             connection.trickle()
         scraped = api.http.get("/metrics").text
         assert 'tal_http_requests_total{code="408",method="POST",route="/v1/detections"} 1.0' in scraped
-        eventually_empty(api)
 
 
 def test_a_slow_body_that_goes_on_is_taken(impatient: Settings, clip: bytes) -> None:
@@ -114,22 +115,21 @@ def test_a_slow_body_that_goes_on_is_taken(impatient: Settings, clip: bytes) -> 
 def test_a_body_that_lies_about_itself_is_refused(
     shared_api: Api, headers: list[str], body: bytes, status: int
 ) -> None:
-    with Connection(shared_api) as connection:
+    with nothing_left(shared_api), Connection(shared_api) as connection:
         connection.send(*headers, body=body)
         assert connection.status() == status
-    eventually_empty(shared_api)
 
 
 def test_what_stands_around_the_video_of_a_form_is_bounded_too(shared_api: Api, clip: bytes) -> None:
     def endless() -> Iterator[bytes]:
-        yield HEAD + clip + b"\r\n--b--\r\n"
+        yield HEAD + clip + b"unlike others" + b"\r\n--b--\r\n"
         for _ in range(3 * 1024):
             yield b" " * 1024
 
     kind = {"Content-Type": "multipart/form-data; boundary=b", "Prefer": "respond-async"}
-    answered = shared_api.http.post("/v1/detections", content=endless(), headers=kind)
-    assert (answered.status_code, answered.json()["code"]) == (413, "video_too_large")
-    eventually_empty(shared_api)
+    with nothing_left(shared_api):
+        answered = shared_api.http.post("/v1/detections", content=endless(), headers=kind)
+        assert (answered.status_code, answered.json()["code"]) == (413, "video_too_large")
 
 
 def test_what_is_no_video_is_not_kept(api: Api) -> None:
@@ -142,11 +142,10 @@ def test_what_is_no_video_is_not_kept(api: Api) -> None:
 @pytest.mark.parametrize("framing", ["Content-Length: 100000", "Transfer-Encoding: chunked"])
 def test_a_body_that_ends_too_soon_leaves_nothing(api: Api, clip: bytes, framing: str) -> None:
     body = clip[:1000] if "Length" in framing else b"3e8\r\n" + clip[:1000] + b"\r\n"
-    with Connection(api) as connection:
+    with nothing_left(api), Connection(api) as connection:
         connection.send("Content-Type: video/mp4", framing, body=body)
         connection.half_close()
         connection.ended()
-    eventually_empty(api)
     assert api.http.get("/v1/jobs").json()["jobs"] == []
 
 
@@ -172,9 +171,9 @@ def test_a_chunked_body_is_taken(api: Api, clip: bytes) -> None:
     ],
 )
 def test_a_form_of_other_parts_is_refused(shared_api: Api, parts: list[Any]) -> None:
-    answered = shared_api.http.post("/v1/detections", files=parts)
-    assert (answered.status_code, answered.json()["code"]) == (400, "malformed_request")
-    eventually_empty(shared_api)
+    with nothing_left(shared_api):
+        answered = shared_api.http.post("/v1/detections", files=parts)
+        assert (answered.status_code, answered.json()["code"]) == (400, "malformed_request")
 
 
 def test_who_sends_on_without_listening_still_reads_why_it_is_refused(shared_api: Api) -> None:
@@ -187,9 +186,9 @@ def test_who_sends_on_without_listening_still_reads_why_it_is_refused(shared_api
 
 
 def test_a_form_whose_video_grows_too_large_is_refused(shared_api: Api) -> None:
-    answered = shared_api.http.post("/v1/detections", files={"video": bytes(1048577)})
-    assert (answered.status_code, answered.json()["code"]) == (413, "video_too_large")
-    eventually_empty(shared_api)
+    with nothing_left(shared_api):
+        answered = shared_api.http.post("/v1/detections", files={"video": bytes(1048577)})
+        assert (answered.status_code, answered.json()["code"]) == (413, "video_too_large")
 
 
 def test_a_frame_of_too_many_pixels_is_refused_under_a_reason_of_its_own(config: Settings, clip: bytes) -> None:
