@@ -9,7 +9,6 @@ are needed for it, so it is a look at what right hard negatives would do, and no
 from __future__ import annotations
 
 import argparse
-import io
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from training import static_parts
 from training.datasets import catalog
 from training.feature_files import write_atomically
+from training.motion import pack
 from training.static_parts import Motion, StaticRule
 
 RESULTS = Path(__file__).parent / "results"
@@ -48,9 +48,8 @@ def make(folder: Path) -> None:
     (folder / OUTSIDE).mkdir(exist_ok=True)
     for video, motion, acted in _training_videos(folder):
         intensity = np.where(acted, motion.intensity.max(), motion.intensity)
-        content = io.BytesIO()
-        np.savez(content, intensity=intensity.astype(np.float32), frame_times_s=motion.frame_times_s)
-        write_atomically(folder / OUTSIDE / f"{video}.npz", content.getvalue())
+        changed = Motion(intensity, motion.frame_times_s)
+        write_atomically(folder / OUTSIDE / f"{video}.npz", pack(changed, motion.fps))
 
 
 def table(folder: Path) -> str:

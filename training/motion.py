@@ -74,7 +74,7 @@ def write(
                 motion = measure(path, fps, decoding)
             except TalError as error:
                 return Failure(path, error.code, str(error))
-            write_atomically(target, _packed(motion, fps))
+            write_atomically(target, pack(motion, EVERY_FRAME if fps is None else fps))
             return None
 
         # Decoding happens in child processes, and flow leaves the interpreter free, so threads are enough here.
@@ -88,24 +88,21 @@ def write(
     return Written(len(missing) - len(failed), len(targets) - len(missing), tuple(failed))
 
 
-def _packed(motion: Motion, fps: float | None) -> bytes:
+def pack(motion: Motion, fps: float) -> bytes:
+    """A file of it, made at this rate."""
     content = io.BytesIO()
-    np.savez(
-        content,
-        intensity=motion.intensity.astype(np.float32),
-        frame_times_s=motion.frame_times_s,
-        fps=np.array(EVERY_FRAME if fps is None else fps),
-    )
+    intensity = motion.intensity.astype(np.float32)
+    np.savez(content, intensity=intensity, frame_times_s=motion.frame_times_s, fps=np.array(fps))
     return content.getvalue()
 
 
 def _is_known(target: Path, fps: float | None) -> bool:
-    """What cannot be read is made again; of what was made at another rate, nothing is replaced."""
+    """What cannot be read is made again; what is something else, or was made at another rate, is refused."""
     try:
         arrays = read_npz(target)
-        static_parts.of_arrays(arrays, target)
     except InvalidOptions:
         return False
+    static_parts.of_arrays(arrays, target)
     made, wanted = float(arrays.get("fps", np.nan)), EVERY_FRAME if fps is None else fps
     if np.isnan(made) or made == wanted:
         return True

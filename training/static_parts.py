@@ -99,9 +99,10 @@ def static_frames(motion: Motion, rule: StaticRule) -> Bools:
     return mask
 
 
-def check_cover(motion: Motion, grid: SnippetGrid, video: str) -> None:
-    """Motion of another video, or of a few frames of it, says nothing of the rest."""
-    covered_s, lasts_s = float(motion.frame_times_s[-1] - motion.frame_times_s[0]), grid.end_s - grid.start_s
+def check_cover(motion: Motion, lasts_s: float, video: str) -> None:
+    """Motion of another video, or of a few frames of it, says nothing of the rest. NaN, a video whose length nobody
+    told, passes."""
+    covered_s = float(motion.frame_times_s[-1] - motion.frame_times_s[0])
     if covered_s + SLACK_S < lasts_s / MISMATCH or covered_s > MISMATCH * lasts_s + SLACK_S:
         raise InvalidOptions(
             f"{video}: {len(motion.frame_times_s)} frames of motion cover {covered_s:.1f} s; the video lasts "

@@ -7,7 +7,7 @@ videos of their own, labelled as background.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,7 +72,9 @@ class VideoLabelJob(JudgedJob):
         if not self._examples:
             raise InvalidOptions("no video of the training subset has an action; training needs some")
         if plan.static is not None and source.motion is not None:
-            self._examples += self._negatives(plan.static, source.motion)
+            truth = source.split.ground_truth
+            lengths_s = dict(zip(truth.videos, truth.durations_s.tolist(), strict=True))
+            self._examples += self._negatives(plan.static, source.motion, lengths_s)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -118,7 +120,9 @@ class VideoLabelJob(JudgedJob):
             self._room_bytes += rows.nbytes
         return rows
 
-    def _negatives(self, rule: StaticRule, motion: Callable[[str], Motion]) -> list[Example]:
+    def _negatives(
+        self, rule: StaticRule, motion: Callable[[str], Motion], lengths_s: Mapping[str, float]
+    ) -> list[Example]:
         """One of each video whose static parts are of use and hold a row in every sequence that may be drawn."""
         background = self._subject.network.config.num_classes
         if not getattr(self._subject.network.config, "background", False):
@@ -127,11 +131,11 @@ class VideoLabelJob(JudgedJob):
         videos = dict.fromkeys(example.video for example in self._examples)
         for video in videos:
             moving = motion(video)
+            static_parts.check_cover(moving, lengths_s[video], video)
             frames = static_parts.static_frames(moving, rule)
             if not static_parts.is_usable(frames, rule):
                 continue
             sequence = self._load(video)
-            static_parts.check_cover(moving, sequence.grid, video)
             count = sequence.num_snippets
             rows = static_parts.static_rows(frames, moving, sequence.grid, count)
             shortest = max(1, count // self._every)
@@ -166,7 +170,7 @@ def silent_rows(motion: Callable[[str], Motion], rule: StaticRule) -> Callable[[
 
     def silent(video: str, sequence: FeatureSequence) -> Bools:
         moving = motion(video)
-        static_parts.check_cover(moving, sequence.grid, video)
+        static_parts.check_cover(moving, sequence.grid.end_s - sequence.grid.start_s, video)
         frames = static_parts.static_frames(moving, rule)
         return static_parts.static_rows(frames, moving, sequence.grid, sequence.num_snippets)
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
 from service.client import Ask
 from service.commands import batch_run
+from service.commands.bars import bars
 from service.commands.batch_items import BatchItem, read_items
 from service.commands.batch_journal import Journal, Places
 from service.commands.local_service import local_service
@@ -91,9 +91,8 @@ def work_off(url: str, items: list[BatchItem], journal: Journal) -> None:
 @contextmanager
 def bar(total: int, done: int) -> Iterator[Callable[[bool], None]]:
     """How many are done and how many failed, on a terminal; in a pipe, silence."""
-    console = Console(stderr=True)
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[failed]} failed"), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with bars(*columns) as progress:
         task = progress.add_task("", total=total, completed=done, failed=0)
         count = 0
 

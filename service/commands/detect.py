@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Annotated, Literal, cast
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from service import localization, settings
 from service.client import Ask
 from service.commands import feature_detect, remote_detect
+from service.commands.bars import bars
 from service.configured import decoding, find_model, onnx_options
 from service.errors import InvalidOptions, ModelNotFound, TalError
 from service.formats import Format
@@ -189,14 +188,7 @@ def _complain(message: str) -> None:
 @contextmanager
 def _progress() -> Iterator[Callable[[str], OnProgress]]:
     """A bar on a terminal; in a pipe, silence."""
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f}%"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with bars() as progress:
 
         def track(name: str) -> OnProgress:
             task = progress.add_task(name, total=None)

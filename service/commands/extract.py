@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as ProgressBars
 
 from service import configured, settings
+from service.commands.bars import bars
 from service.runtime.session import Device
 
 if TYPE_CHECKING:
@@ -70,18 +68,11 @@ def _complain(failure: Failure) -> None:
 @contextmanager
 def _progress() -> Iterator[Callable[[Progress], None]]:
     """A bar with the time that remains on a terminal; in a pipe, silence."""
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f}%"),
-        TimeRemainingColumn(),
-    )
-    with ProgressBars(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        bar = bars.add_task("features", total=None)
+    with bars() as progress:
+        bar = progress.add_task("features", total=None)
 
         def show(now: Progress) -> None:
             told = f"features {now.videos_done}/{now.videos_total}"
-            bars.update(bar, description=told, completed=now.done_bytes, total=now.total_bytes)
+            progress.update(bar, description=told, completed=now.done_bytes, total=now.total_bytes)
 
         yield show

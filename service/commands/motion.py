@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
 from service import configured, settings
+from service.commands.bars import bars
 
 SOME_FAILED = 1
 
@@ -34,7 +34,7 @@ def motion(
     decoding = configured.decoding(settings.read())
     columns = (TextColumn("motion"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     videos = extract.find_videos(sources)
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with bars(*columns) as progress:
         bar = progress.add_task("videos", total=len(videos))
         written = moving.write(
             videos,

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+
+from service.commands.bars import bars
 
 
 def synth(
@@ -27,7 +28,7 @@ def synth(
 
     plan = benchmark.Plan(train, val, test, seed)
     columns = (TextColumn("rendering"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with bars(*columns) as progress:
         bar = progress.add_task("videos", total=train + val + test)
         truth = benchmark.generate(
             out,

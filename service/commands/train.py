@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
+from service.commands.bars import bars
 from service.errors import InvalidOptions
 
 if TYPE_CHECKING:
@@ -57,19 +57,15 @@ def tell_validation(epoch: int, figures: Mapping[str, float]) -> None:
 @contextmanager
 def progress() -> Iterator[Callable[[Step], None]]:
     """A bar on a terminal; in a pipe, a line per epoch."""
-    console = Console(stderr=True)
-    columns: tuple[Any, ...] = (
-        *(TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn()),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        task = bars.add_task("training", total=None)
+    described = TextColumn("{task.description}", markup=False)
+    with bars(described, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()) as shown:
+        task = shown.add_task("training", total=None)
         latest = -1
 
         def follow(step: Step) -> None:
             nonlocal latest
             told = "  ".join(f"{name} {value:.4f}" for name, value in step.losses.items())
-            bars.update(task, description=told, completed=step.step + 1, total=step.total)
+            shown.update(task, description=told, completed=step.step + 1, total=step.total)
             if step.epoch != latest:
                 latest = step.epoch
                 _say(f"epoch {step.epoch + 1}: {told}  learning rate {step.learning_rate:.3g}")

@@ -162,14 +162,19 @@ def test_motion_is_made_again_where_it_cannot_be_read_and_never_at_another_rate(
         motion.write([path], out, fps=10, workers=0)
     with pytest.raises(InvalidOptions, match="cannot be written"):
         motion.write([path], path)
+    np.savez(out / "a.npz", values=np.zeros((3, 2)))  # features, of a folder that was not meant
+    features = (out / "a.npz").read_bytes()
+    with pytest.raises(InvalidOptions, match=r"a\.npz: lacks frame_times_s, intensity"):
+        motion.write([path], out, fps=10)
+    assert (out / "a.npz").read_bytes() == features
     ours = {"intensity": np.arange(3.0), "frame_times_s": np.arange(3.0)}  # of a measure of one's own
     np.savez(out / "a.npz", **ours)
     assert motion.write([path], out, fps=5).kept == 1
 
 
 def test_motion_of_another_video_is_refused() -> None:
-    grid = SnippetGrid(np.arange(300) / 10, 30.0, 2, 4)
-    static_parts.check_cover(moving(np.zeros(30 * FPS)), grid, "a")
+    static_parts.check_cover(moving(np.zeros(30 * FPS)), 30.0, "a")
+    static_parts.check_cover(moving(np.zeros(1)), np.nan, "a")
     for frames in (1, 18 * FPS - FPS, 48 * FPS):
         with pytest.raises(InvalidOptions, match=r"a: .* the video lasts 30.0 s: the motion is of another video"):
-            static_parts.check_cover(moving(np.zeros(frames)), grid, "a")
+            static_parts.check_cover(moving(np.zeros(frames)), 30.0, "a")

@@ -135,6 +135,19 @@ def test_motion_that_is_missing_is_told_before_the_first_step(folder: Path, tmp_
         prepared(folder, static={"folder": str(tmp_path)})
 
 
+def test_motion_of_one_frame_is_told_before_the_first_step(folder: Path, tmp_path: Path) -> None:
+    for path in (folder / "motion").glob("*.npz"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    np.savez(tmp_path / "video_2.npz", intensity=np.ones(1), frame_times_s=np.zeros(1))
+    told = r"video_2: 1 frames of motion cover 0\.0 s"
+    with pytest.raises(InvalidOptions, match=told):
+        prepared(folder, static={"folder": str(tmp_path)})
+    judged = prepared(folder, static={"folder": str(tmp_path), "use": "judging"}).test
+    assert judged.silent is not None
+    with pytest.raises(InvalidOptions, match=told):
+        judged.silent("video_2", judged.load("video_2"))
+
+
 def test_every_row_takes_part_in_training_where_a_detector_sees_each_fourth(folder: Path) -> None:
     stride = footage.plan()["features"]["stride_frames"]
     job = job_of(folder, features={"step_frames": 4 * stride}, batch_size=12)
