@@ -22,11 +22,12 @@ from pathlib import Path
 from typing import IO
 
 from service.errors import StorageFull
-from service.jobs.local_store import full_is_told, make_folder
+from service.jobs.local_store import full_is_told, is_at, make_folder, remove_unlocked
 
 RECENT_S = 300.0
 HELD = 4
 POLL_S = 0.05
+BUSY_S = 0.001
 
 
 class FileCache:
@@ -44,7 +45,7 @@ class FileCache:
         """Fetches what is not here, and what several ask for at once only once."""
         file = self._file(name)
         while not (self._hold(file) or self._fetch(file, size_bytes, fetch)):
-            pass  # another process was at it just then
+            time.sleep(BUSY_S)
         return file
 
     def adopt(self, received: Path, name: str) -> None:
@@ -75,7 +76,7 @@ class FileCache:
         for used_at_s, size, file in files:
             if excess_bytes <= 0 or used_at_s > time.time() - RECENT_S:
                 return
-            if _remove_unheld(file):
+            if remove_unlocked(file):
                 excess_bytes -= size
 
     def _file(self, name: str) -> Path:
@@ -83,7 +84,7 @@ class FileCache:
         return self.folder / "files" / digest[:2] / digest
 
     def _hold(self, file: Path) -> bool:
-        """Locks and dates a file; False where there is none, or one that is just being removed."""
+        """Whether it is there, and held from now on."""
         try:
             descriptor = os.open(file, os.O_RDONLY)
         except FileNotFoundError:
@@ -91,18 +92,25 @@ class FileCache:
         return self._keep(descriptor, file)
 
     def _keep(self, descriptor: int, file: Path) -> bool:
+        """Locks and dates a file; False where another is placing or removing it just then.
+
+        Never waits for that other, which may be waiting for this one.
+        """
+        if not (_is_locked(descriptor, fcntl.LOCK_SH) and is_at(descriptor, file)):
+            os.close(descriptor)
+            return False
+        os.utime(descriptor)
         with self._holding:
             self._held.append(descriptor)
             while len(self._held) > HELD:
                 os.close(self._held.popleft())
-            fcntl.flock(descriptor, fcntl.LOCK_SH)
-            os.utime(descriptor)
-            return _is_at(descriptor, file)
+        return True
 
     def _fetch(self, file: Path, size_bytes: int, fetch: Callable[[IO[bytes]], None]) -> bool:
         """Whether it was fetched here, and is held.
 
-        The lock is on the half-fetched file, so that it is free once its holder is gone, however that ended.
+        The lock is on the half-fetched file, so that it is free once its holder is gone, however that ended. Its name
+        goes before the lock is shared: that is no single step, and another may have the lock for itself in between.
         """
         with _locked(self.incoming / file.name) as half:
             if half is None:
@@ -115,9 +123,9 @@ class FileCache:
                 make_folder(file.parent)
                 with contextlib.suppress(FileExistsError):
                     os.link(partial, file)
-                return self._keep(os.dup(received.fileno()), file)
             finally:
                 partial.unlink()
+            return self._keep(os.dup(received.fileno()), file)
 
     def _fill(self, received: IO[bytes], size_bytes: int, fetch: Callable[[IO[bytes]], None]) -> None:
         self.make_room(size_bytes)
@@ -144,9 +152,9 @@ def _close_all(descriptors: deque[int]) -> None:
 def _locked(partial: Path) -> Iterator[tuple[Path, IO[bytes]] | None]:
     """The file for whoever is alone with it; None where another has ended with it meanwhile."""
     with os.fdopen(os.open(partial, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as file:
-        while not _is_locked(file.fileno(), fcntl.LOCK_EX) and _is_at(file.fileno(), partial):
+        while not _is_locked(file.fileno(), fcntl.LOCK_EX) and is_at(file.fileno(), partial):
             time.sleep(POLL_S)  # once whole it is locked by its users, so that a blocking wait might never end
-        yield (partial, file) if _is_at(file.fileno(), partial) else None
+        yield (partial, file) if is_at(file.fileno(), partial) else None
 
 
 def _is_locked(descriptor: int, how: int) -> bool:
@@ -158,27 +166,8 @@ def _is_locked(descriptor: int, how: int) -> bool:
     return True
 
 
-def _remove_unheld(file: Path) -> bool:
-    with contextlib.suppress(FileNotFoundError, BlockingIOError):
-        descriptor = os.open(file, os.O_RDONLY)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _is_at(descriptor, file):
-                file.unlink()
-        finally:
-            os.close(descriptor)
-        return True
-    return False
-
-
 def _place(received: Path, file: Path) -> None:
     """One that is there already stays: it may be in use, and holds the same bytes."""
     with contextlib.suppress(FileExistsError):
         os.link(received, file)
     received.unlink()
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    with contextlib.suppress(FileNotFoundError):
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    return False

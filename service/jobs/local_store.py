@@ -133,7 +133,7 @@ class LocalStore:
         return False
 
     def _sweep_incoming(self) -> int:
-        return sum(remove_abandoned(file) for file in self._incoming.iterdir() if age_s(file) > ABANDONED_S)
+        return sum(remove_unlocked(file) for file in self._incoming.iterdir() if age_s(file) > ABANDONED_S)
 
     def _identity(self) -> str:
         """The first process that links its file under the name decides for all."""
@@ -266,16 +266,23 @@ def read_identity(described: bytes, where: str) -> str:
     return store_id
 
 
-def remove_abandoned(file: Path) -> bool:
-    """A lock that can be had belonged to a process that is gone."""
+def remove_unlocked(file: Path) -> bool:
+    """Whether it is gone: one whose lock another has stays, and one that just got its name meanwhile."""
     with contextlib.suppress(FileNotFoundError, BlockingIOError):
-        descriptor = os.open(file, os.O_RDWR)
+        descriptor = os.open(file, os.O_RDONLY)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            file.unlink()
+            if is_at(descriptor, file):
+                file.unlink()
+                return True
         finally:
             os.close(descriptor)
-        return True
+    return False
+
+
+def is_at(descriptor: int, path: Path) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(descriptor), path.stat())
     return False
 
 

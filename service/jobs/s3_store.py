@@ -31,7 +31,7 @@ from service.jobs.local_store import (
     age_s,
     check_key,
     read_identity,
-    remove_abandoned,
+    remove_unlocked,
 )
 from service.jobs.s3_objects import Found, Objects, is_lasting
 from service.jobs.s3_removal import MARK_LAG_S, Names, Removal
@@ -179,7 +179,7 @@ class S3Store:
             )
 
     def _sweep_incoming(self) -> int:
-        return sum(remove_abandoned(file) for file in self._cache.incoming.iterdir() if age_s(file) > ABANDONED_S)
+        return sum(remove_unlocked(file) for file in self._cache.incoming.iterdir() if age_s(file) > ABANDONED_S)
 
     def _sweep_marks(self, kind: Kind, orphans: dict[str, Found], used_before_s: float) -> None:
         """Of uses that came while their artifact was removed."""

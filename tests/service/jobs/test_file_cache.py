@@ -31,6 +31,24 @@ cache = FileCache(Path(sys.argv[1]), 100)
 print(cache.get("clip", 6, fetch).read_bytes().decode(), flush=True)
 sys.stdin.readline()
 """
+MANY_THREADS = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from service.jobs.file_cache import FileCache
+
+folder, log = map(Path, sys.argv[1:])
+cache = FileCache(folder, 10**6)
+with ThreadPoolExecutor(8) as pool:
+    for clip in map(str, range(100)):
+        def fetch(file):
+            with log.open("a") as fetches:
+                fetches.write(clip + "\\n")
+            file.write(clip.encode())
+
+        for file in pool.map(lambda _: cache.get(clip, len(clip), fetch), range(16)):
+            assert file.read_bytes() == clip.encode()
+"""
 
 
 @pytest.fixture
@@ -75,16 +93,17 @@ def test_what_is_there_is_not_fetched_again(cache):
     assert file.stat().st_mode & 0o777 == 0o600
 
 
-def test_many_who_ask_at_once_fetch_once(cache):
-    fetches = []
-
-    def fetch(file):
-        fetches.append(1)
-        file.write(b"abc")
-
-    with ThreadPoolExecutor(8) as pool:
-        files = set(pool.map(lambda _: cache.get("clip", 3, fetch), range(32)))
-    assert (len(files), len(fetches)) == (1, 1)
+def test_many_who_ask_at_once_fetch_once(cache, tmp_path):
+    """Threads of two processes, a hundred times: what goes wrong here does so between two system calls."""
+    log = tmp_path / "fetches"
+    program = [sys.executable, "-c", MANY_THREADS, str(cache.folder), str(log)]
+    with contextlib.ExitStack() as ended:
+        processes = []
+        for _ in range(2):
+            processes.append(ended.enter_context(subprocess.Popen(program, cwd=ROOT)))
+            ended.callback(processes[-1].kill)
+        assert [process.wait(60) for process in processes] == [0, 0]
+    assert log.read_text().split() == [str(clip) for clip in range(100)]
     assert list(cache.incoming.iterdir()) == []
 
 
