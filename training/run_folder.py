@@ -37,7 +37,15 @@ def sole_writer(folder: Path, doing: str) -> Iterator[None]:
 
 
 def claim(folder: Path, plan: Mapping[str, Any], inputs: Mapping[str, str]) -> None:
-    """A folder belongs to one plan, and to the data that the run began on: `inputs`, digests by what they are of."""
+    """From its first weights on a folder belongs to one plan, and to the data that the run began on: `inputs`, digests
+    by what they are of."""
+    if any(folder.glob("*.safetensors")):
+        _refuse_another(folder, plan, inputs)
+    write_json(folder / PLAN, plan)
+    write_json(folder / INPUTS, inputs)
+
+
+def _refuse_another(folder: Path, plan: Mapping[str, Any], inputs: Mapping[str, str]) -> None:
     apart = _apart(_flat(_known(folder / PLAN)), _flat(plan)) if (folder / PLAN).exists() else []
     if apart:
         raise InvalidOptions(f"{folder}: began with another plan ({'; '.join(apart)}); --fresh starts anew")
@@ -45,8 +53,6 @@ def claim(folder: Path, plan: Mapping[str, Any], inputs: Mapping[str, str]) -> N
     changed = sorted(key for key in found.keys() & inputs.keys() if found[key] != inputs[key])
     if changed:
         raise InvalidOptions(f"{folder}: began on other data ({', '.join(changed)} changed since); --fresh starts anew")
-    write_json(folder / PLAN, plan)
-    write_json(folder / INPUTS, inputs)
 
 
 def digest(*values: Any) -> str:

@@ -32,6 +32,20 @@ def changed(part: str, **values: Any) -> dict[str, Any]:
     return {**PLAN, part: {**PLAN[part], **values}}
 
 
+@pytest.fixture
+def begun(tmp_path: Path) -> Path:
+    """A folder of a run that came to a checkpoint."""
+    (tmp_path / "last.safetensors").touch()
+    return tmp_path
+
+
+def test_before_its_first_checkpoint_a_folder_is_free_for_another_plan_on_other_data(tmp_path: Path) -> None:
+    claim(tmp_path, PLAN, INPUTS)
+    later = changed("training", epochs=4)
+    claim(tmp_path, later, {**INPUTS, "features": "gg"})
+    assert json.loads((tmp_path / "plan.json").read_text()) == later
+
+
 def test_a_folder_goes_on_with_its_own_plan_and_data(tmp_path: Path) -> None:
     claim(tmp_path, PLAN, INPUTS)
     claim(tmp_path, PLAN, INPUTS)
@@ -39,45 +53,45 @@ def test_a_folder_goes_on_with_its_own_plan_and_data(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "inputs.json").read_text()) == INPUTS
 
 
-def test_another_plan_is_refused_with_all_that_differs(tmp_path: Path) -> None:
-    claim(tmp_path, PLAN, INPUTS)
+def test_another_plan_is_refused_with_all_that_differs(begun: Path) -> None:
+    claim(begun, PLAN, INPUTS)
     other = {**changed("training", epochs=4), "name": "two"}
     with pytest.raises(InvalidOptions, match=r'\(name was "one", is "two"; training\.epochs was 3, is 4\); --fresh'):
-        claim(tmp_path, other, INPUTS)
-    assert json.loads((tmp_path / "plan.json").read_text()) == PLAN
+        claim(begun, other, INPUTS)
+    assert json.loads((begun / "plan.json").read_text()) == PLAN
 
 
-def test_how_often_a_run_saves_and_how_much_it_keeps_may_change(tmp_path: Path) -> None:
-    claim(tmp_path, PLAN, INPUTS)
+def test_how_often_a_run_saves_and_how_much_it_keeps_may_change(begun: Path) -> None:
+    claim(begun, PLAN, INPUTS)
     later = changed("training", keep=3, checkpoint_every_steps=10)
-    claim(tmp_path, later, INPUTS)
-    assert json.loads((tmp_path / "plan.json").read_text()) == later
+    claim(begun, later, INPUTS)
+    assert json.loads((begun / "plan.json").read_text()) == later
 
 
-def test_a_key_that_an_earlier_release_did_not_know_is_no_difference_while_it_is_null(tmp_path: Path) -> None:
-    claim(tmp_path, PLAN, INPUTS)
-    claim(tmp_path, changed("dataset", form=None), INPUTS)
+def test_a_key_that_an_earlier_release_did_not_know_is_no_difference_while_it_is_null(begun: Path) -> None:
+    claim(begun, PLAN, INPUTS)
+    claim(begun, changed("dataset", form=None), INPUTS)
     with pytest.raises(InvalidOptions, match=r'dataset\.form was null, is "json"'):
-        claim(tmp_path, changed("dataset", form="json"), INPUTS)
+        claim(begun, changed("dataset", form="json"), INPUTS)
 
 
-def test_other_data_are_refused_and_named(tmp_path: Path) -> None:
-    claim(tmp_path, PLAN, INPUTS)
+def test_other_data_are_refused_and_named(begun: Path) -> None:
+    claim(begun, PLAN, INPUTS)
     with pytest.raises(InvalidOptions, match=r"began on other data \(features changed since\); --fresh starts anew"):
-        claim(tmp_path, PLAN, {**INPUTS, "features": "gg"})
+        claim(begun, PLAN, {**INPUTS, "features": "gg"})
 
 
-def test_a_folder_of_a_release_that_kept_no_digests_goes_on(tmp_path: Path) -> None:
-    (tmp_path / "plan.json").write_text(json.dumps(PLAN))
-    claim(tmp_path, PLAN, INPUTS)
-    assert json.loads((tmp_path / "inputs.json").read_text()) == INPUTS
+def test_a_folder_of_a_release_that_kept_no_digests_goes_on(begun: Path) -> None:
+    (begun / "plan.json").write_text(json.dumps(PLAN))
+    claim(begun, PLAN, INPUTS)
+    assert json.loads((begun / "inputs.json").read_text()) == INPUTS
 
 
 @pytest.mark.parametrize("text", ["{", "[]"])
-def test_a_damaged_plan_of_a_folder_is_told(tmp_path: Path, text: str) -> None:
-    (tmp_path / "plan.json").write_text(text)
+def test_a_damaged_plan_of_a_folder_is_told(begun: Path, text: str) -> None:
+    (begun / "plan.json").write_text(text)
     with pytest.raises(InvalidOptions, match=r"plan\.json: .*--fresh starts anew"):
-        claim(tmp_path, PLAN, INPUTS)
+        claim(begun, PLAN, INPUTS)
 
 
 def test_a_digest_changes_with_every_part_of_the_truth_and_with_nothing_else() -> None:

@@ -125,6 +125,14 @@ def test_a_folder_of_another_plan_is_refused_and_fresh_starts_anew(root: Path, t
     assert json.loads((tmp_path / "plan.json").read_text())["training"]["seed"] == 3
 
 
+def test_a_plan_that_came_to_no_weights_leaves_the_folder_to_its_mended_one(root: Path, tmp_path: Path) -> None:
+    for wrong in ({"mixed_precision": "fp16"}, {"slow_parameters": ["no such"]}):
+        with pytest.raises(InvalidOptions, match=r"mixed_precision|slow_parameters"):
+            run.run(plans.read(root / "plan.json", {"epochs": 1, **wrong}), root, tmp_path, "cpu")
+    run.run(plans.read(root / "plan.json", {"epochs": 1}), root, tmp_path, "cpu")
+    assert len(rows(tmp_path)) == 3
+
+
 def test_a_folder_where_another_run_trains_is_refused(root: Path, tmp_path: Path) -> None:
     def second(_: object) -> None:
         with pytest.raises(InvalidOptions, match="another run is training here; wait until it has ended"):
