@@ -261,8 +261,7 @@ def for_labels(ground_truth: GroundTruth, labels: tuple[str, ...]) -> GroundTrut
 
 def predict(model: LoadedModel, split: Split) -> dict[str, Any]:
     """ActivityNet's form of predictions for all videos of the split."""
-    truth = split.ground_truth
-    return eager.predict(model, zip(truth.videos, truth.durations_s.tolist(), strict=True), split.load, split.silent)
+    return eager.predict(model, split.ground_truth.duration_s_of.items(), split.load, split.silent)
 
 
 def judge(predictions: Mapping[str, Any], split: Split, labels: tuple[str, ...], protocol: Protocol) -> Result:

@@ -256,8 +256,7 @@ def _stored(plan: FeaturePlan, source: Path, data: Sequence[Dataset]) -> Stored:
     durations_s: dict[str, float] = {}
     fps: dict[str, float] = {}
     for dataset in data:
-        truth = dataset.ground_truth
-        durations_s |= dict(zip(truth.videos, truth.durations_s.tolist(), strict=True))
+        durations_s |= dataset.ground_truth.duration_s_of
         fps |= dataset.fps
     how = _how_made(plan, source)
     return Stored(source, how, durations_s, fps, _every(plan, how))

@@ -72,9 +72,7 @@ class VideoLabelJob(JudgedJob):
         if not self._examples:
             raise InvalidOptions("no video of the training subset has an action; training needs some")
         if plan.static is not None and source.motion is not None:
-            truth = source.split.ground_truth
-            lengths_s = dict(zip(truth.videos, truth.durations_s.tolist(), strict=True))
-            self._examples += self._negatives(plan.static, source.motion, lengths_s)
+            self._examples += self._negatives(plan.static, source.motion, source.split.ground_truth.duration_s_of)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -121,7 +119,7 @@ class VideoLabelJob(JudgedJob):
         return rows
 
     def _negatives(
-        self, rule: StaticRule, motion: Callable[[str], Motion], lengths_s: Mapping[str, float]
+        self, rule: StaticRule, motion: Callable[[str], Motion], durations_s: Mapping[str, float]
     ) -> list[Example]:
         """One of each video whose static parts are of use and hold a row in every sequence that may be drawn."""
         background = self._subject.network.config.num_classes
@@ -131,7 +129,7 @@ class VideoLabelJob(JudgedJob):
         videos = dict.fromkeys(example.video for example in self._examples)
         for video in videos:
             moving = motion(video)
-            static_parts.check_cover(moving, lengths_s[video], video)
+            static_parts.check_cover(moving, durations_s[video], video)
             frames = static_parts.static_frames(moving, rule)
             if not static_parts.is_usable(frames, rule):
                 continue

@@ -267,7 +267,7 @@ def read_identity(described: bytes, where: str) -> str:
 
 
 def remove_unlocked(file: Path) -> bool:
-    """Whether it is gone: one whose lock another has stays, and one that just got its name meanwhile."""
+    """Whether it was removed: what another has locked stays, and so does what took its name meanwhile."""
     with contextlib.suppress(FileNotFoundError, BlockingIOError):
         descriptor = os.open(file, os.O_RDONLY)
         try:

@@ -34,6 +34,11 @@ class GroundTruth:
     durations_s: Floats  # (videos,); NaN where the file says nothing
     elsewhere: Mapping[str, str] = field(default_factory=dict)  # videos of the file that were not asked for: subset
 
+    @property
+    def duration_s_of(self) -> dict[str, float]:
+        """By video; NaN where the file says nothing."""
+        return dict(zip(self.videos, self.durations_s.tolist(), strict=True))
+
 
 @dataclass(frozen=True)
 class Predictions:
